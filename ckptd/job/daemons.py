@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -140,6 +140,17 @@ def agent(
     options = ["--role", "agent", "--root", root, "--listen", f"unix://{own}/ckptd.sock", *_ending(grace_s)]
     options += [*_level(log), *towards, *([] if name is None else ["--name", name])]
     return JobDaemon("agent", options, own / "agent.json", log)
+
+
+def for_peers(agent: JobDaemon, host: str, job: JobSecrets) -> JobDaemon:
+    """Return the agent with a port at which those of other nodes reach it; all its callers show the job's token."""
+    port = ["--listen", secure(host), "--tls-cert", job.certificate, "--tls-key", job.key, "--token-file", job.token]
+    return replace(agent, options=[*agent.options, *port], credentials=Credentials(token=token_file.read(job.token)))
+
+
+def secure(host: str, port: int = 0) -> str:
+    """Return an address with TLS."""
+    return f"grpcs://[{host}]:{port}" if ":" in host else f"grpcs://{host}:{port}"
 
 
 def _ending(grace_s: float) -> list[str]:

@@ -17,11 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptd.client.paths.environment import TOKEN_VARIABLE
 from ckptd.errors import CkptdError, NotPermittedError, SessionAbortedError, UnavailableError
 from ckptd.job import daemons, secrets_of_job
 from ckptd.job.daemons import JobDaemon
 from ckptd.job.nodes import Node
 from ckptd.job.processes import Children, adopt_orphans, spawn
+from ckptd.job.secrets_of_job import JobSecrets
 from ckptd.wire.addresses import MAX_SOCKET_PATH
 from ckptd.wire.places import ADDRESS_VARIABLE
 
@@ -127,7 +129,7 @@ class Job:
                 pass  # what came before there was a trainer did not come to it
             self._trainer = spawn(
                 self._options.command,
-                {**self._environ, ADDRESS_VARIABLE: self._serving().address()},
+                self._of_trainer(),
                 mask=self._mask,
             )
             code = self._attend()
@@ -140,35 +142,45 @@ class Job:
 
     # The start
 
+    def _of_trainer(self) -> dict[str, str]:
+        agent = self._serving()
+        token = agent.credentials.token
+        shown = {} if token is None else {TOKEN_VARIABLE: token}
+        return {**self._environ, ADDRESS_VARIABLE: agent.address(), **shown}
+
     def _start(self) -> None:
-        options, own, node = self._options, self._own, self._options.node
-        if node.is_alone and not options.coordinator:
-            self._agent = self._begun(daemons.whole(options.root, own, self._log_of("daemon"), options.grace_s))
+        options = self._options
+        if options.node.is_alone and not options.coordinator:
+            log = self._log_of("daemon")
+            self._agent = self._begun(daemons.whole(options.root, self._own, log, options.grace_s))
+        elif options.coordinator:
+            self._agent = self._begun(self._agent_of(self._towards_given()))
         else:
-            towards = self._start_coordinator() if not options.coordinator else self._towards_given()
-            log = self._log_of("agent")
-            self._agent = self._begun(
-                daemons.agent(options.root, own, log, options.grace_s, name=options.name, towards=towards)
-            )
+            host = options.advertise or daemons.reached_at()
+            job = self._find_secrets(host)
+            towards = ["--ca", job.ca, "--coordinator-token-file", job.token]
+            self._agent = self._begun(daemons.for_peers(self._agent_of(towards), host, job))
         self._wait(self._agent, self._agent.serves)
 
-    def _start_coordinator(self) -> list[str]:
-        """Start the coordinator if it runs on this node; return the options of agents for it."""
+    def _agent_of(self, towards: Sequence[str]) -> JobDaemon:
+        options = self._options
+        return daemons.agent(
+            options.root, self._own, self._log_of("agent"), options.grace_s, name=options.name, towards=towards
+        )
+
+    def _find_secrets(self, host: str) -> JobSecrets:
+        """Return the job's secrets; on the first node they are made, and the coordinator is started."""
         options, own = self._options, self._own
         assert options.job_dir is not None, "the command line requires it"
-        host = options.advertise or daemons.reached_at()
-        if options.node.is_first:
-            job = secrets_of_job.make(options.job_dir, (host,), own)
-            listen = f"grpcs://[{host}]:{options.port}" if ":" in host else f"grpcs://{host}:{options.port}"
-            self._coordinator = self._begun(
-                daemons.coordinator(
-                    options.root, own, self._log_of("coordinator"), options.grace_s, listen=listen, job=job
-                )
-            )
-            self._wait(self._coordinator, self._coordinator.serves)
-        else:
-            job = secrets_of_job.wait_for(options.job_dir, (host,), own, options.start_s, lambda: self._hear(0))
-        return ["--ca", job.ca, "--coordinator-token-file", job.token]
+        if not options.node.is_first:
+            return secrets_of_job.wait_for(options.job_dir, (host,), own, options.start_s, lambda: self._hear(0))
+        job = secrets_of_job.make(options.job_dir, (host,), own)
+        listen, log = daemons.secure(host, options.port), self._log_of("coordinator")
+        self._coordinator = self._begun(
+            daemons.coordinator(options.root, own, log, options.grace_s, listen=listen, job=job)
+        )
+        self._wait(self._coordinator, self._coordinator.serves)
+        return job
 
     def _towards_given(self) -> list[str]:
         options = self._options
