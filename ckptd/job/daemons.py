@@ -90,21 +90,38 @@ class JobDaemon:
                 return False
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
-    def is_idle(self) -> bool:
-        """Return whether no rank is a member of any run, and no save is under way.
+    def host(self) -> str:
+        """Return the name of the host whose agent this is; "" if it is none.
 
         Raises:
             CkptdError: it does not answer.
         """
+        return self._status().attending.host
+
+    def is_idle(self, but: str) -> bool:
+        """Return whether no save is under way, and no host has ranks but this one, whose agent has ended.
+
+        An agent that ended a moment ago may not have said so: then its ranks are there for as long as it may be silent.
+        Half of that is enough here, as one that lives says something every fifth of it.
+
+        Raises:
+            CkptdError: it does not answer.
+        """
+        told = self._status()
+        others = [host for host in told.hosts.hosts if host.host != but and host.silent_s < told.hosts.lease_s / 2]
+        return not any(run.saves for run in told.runs) and not any(host.ranks for host in others)
+
+    def _status(self) -> admin_pb2.StatusReply:
         if not (address := self.address()):
-            raise UnavailableError("it does not serve")
+            raise UnavailableError(f"the {self.what} does not serve")
         request = admin_pb2.StatusRequest(peer=versions.this_peer(versions.new_incarnation()))
         with closing(self._channel(address)) as channel:
             try:
                 reply = methods.Stub(channel, methods.ADMIN).Status(request, timeout=_CALL_S)
             except grpc.RpcError as error:
                 raise status.from_wire(error) from error
-        return not any(run.connected_ranks or run.saves for run in reply.runs)
+        assert isinstance(reply, admin_pb2.StatusReply)
+        return reply
 
     def _channel(self, address: str) -> grpc.Channel:
         return open_channel(addresses.parse(address), token=self.credentials.token, ca=self.credentials.ca)

@@ -35,6 +35,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signa
 
 _LOOK_S = 0.1
 _LEFTOVERS_S = 5.0  # for what a trainer has left behind
+_LEAST_S = 10.0  # for saves under way, however long the trainer took to end after SIGTERM
 _TAIL_S = 20.0  # for a daemon to end, after its grace time
 _AT_ONCE_S = 2.0  # for one that has been told to end at once
 _RESTART_S = 1.0
@@ -111,7 +112,7 @@ class Job:
         self._agent: JobDaemon | None = None
         self._coordinator: JobDaemon | None = None
         self._own = Path()
-        self._trainer = 0
+        self._host, self._trainer = "", 0
         self._told_at: float | None = None
         self._restarts: dict[str, list[float]] = {}
 
@@ -161,6 +162,7 @@ class Job:
             towards = ["--ca", job.ca, "--coordinator-token-file", job.token]
             self._agent = self._begun(daemons.for_peers(self._agent_of(towards), host, job))
         self._wait(self._agent, self._agent.serves)
+        self._host = self._agent.host()
 
     def _agent_of(self, towards: Sequence[str]) -> JobDaemon:
         options = self._options
@@ -290,7 +292,7 @@ class Job:
         if left:
             _log.warning("the trainer left %d %s behind; ended", left, "process" if left == 1 else "processes")
         began = time.monotonic() if self._told_at is None else self._told_at
-        until = max(began + self._options.grace_s, time.monotonic() + (1 - TRAINER_SHARE) * self._options.grace_s)
+        until = max(began + self._options.grace_s, time.monotonic() + _LEAST_S)
         is_lost = self._finish(self._serving(), until)
         if self._coordinator is not None:
             self._wait_for_other_nodes(self._coordinator, until)
@@ -303,7 +305,7 @@ class Job:
     def _wait_for_other_nodes(self, coordinator: JobDaemon, until: float) -> None:
         while time.monotonic() < until and self._children.code(coordinator.pid) is None:
             with suppress(CkptdError):
-                if coordinator.is_idle():
+                if coordinator.is_idle(self._host):
                     return
             self._orders(0)
             signal.sigtimedwait({signal.SIGCHLD}, _LOOK_S)

@@ -63,6 +63,8 @@ class Node:
                 "CKPTD_TEST_MARK": str(base),
                 "SLURM_NODEID": str(number),
                 "SLURM_NNODES": "2",
+                "CKPTD_DECLARE_TIMEOUT_S": "120",  # a busy machine starts one trainer long before the other
+                "CKPTD_STALL_TIMEOUT_S": "120",
             },
             start_new_session=True,
         )
