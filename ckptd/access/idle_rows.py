@@ -92,13 +92,16 @@ def _known(is_seen: bool) -> frozenset[str] | None:
 
 
 def _grants(policy: Policy) -> Iterator[str]:
-    parts = [[(name, grant.role, run) for name in grant.to for run in grant.runs] for grant in policy.grants or ()]
+    parts = [
+        [(name, grant.role, run, grant.hosts) for name in grant.to for run in grant.runs]
+        for grant in policy.grants or ()
+    ]
     for index in _idle(parts, _gives):
         yield f"{policy.where('grant', index)} gives nothing that other rows do not give"
 
 
 def _gives(part: Part, other: Part) -> bool:
-    return ROLES[other[1]] <= ROLES[part[1]] and covers(part[2], other[2])
+    return ROLES[other[1]] <= ROLES[part[1]] and covers(part[2], other[2]) and part[3] in ((), other[3])
 
 
 def _floors(policy: Policy) -> Iterator[str]:

@@ -44,7 +44,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ckptd.access import callers, tokens
+from ckptd.access import callers, host_names, tokens
 from ckptd.access.callers import Caller
 from ckptd.access.opening import opened
 from ckptd.access.patterns import check_pattern, matches, may_match_below
@@ -68,11 +68,15 @@ EACH = "*"
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A row of the policy: these identities have this role on these runs."""
+    """A row of the policy: these identities have this role on these runs.
+
+    `hosts`, of agents: those whose agents they may be, see `host_names`; () for any.
+    """
 
     to: frozenset[str]
     runs: tuple[str, ...]
     role: str
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,14 @@ class Policy:
     def allows_everywhere(self, caller: Caller, right: Right) -> bool:
         """Say whether `caller` has a right on every run, and so on the daemon as a whole."""
         return any("**" in runs for runs in self._runs_of(caller, right))
+
+    def may_attend(self, caller: Caller, host: str) -> bool | None:
+        """Say whether `caller` may be the agent of a host; None where no row of it names hosts: then of any."""
+        names = caller.names
+        rows = [row.hosts for row in self.grants or () if Right.AGENT in ROLES[row.role] and row.to & set(names)]
+        if not any(rows):
+            return None
+        return any(not hosts or host_names.include(hosts, caller, host) for hosts in rows)
 
     def names_inside(self, caller: Caller, run: str) -> str:
         """Return a pattern of names inside `run` to which others may save, without the right to save to `run`; or "".
@@ -279,12 +291,22 @@ def _rows(
 
 
 def _grant(row: Mapping[str, Any], where: str) -> Grant:
-    _check_keys(row, {"to", "runs", "role"}, where)
+    _check_keys(row, {"to", "runs", "role", "hosts"}, where)
     to = _identities(row, where)
     role = row.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise InvalidRequestError(f"{where}: there are the roles {', '.join(ROLES)}", actual=str(role)[:100])
-    return Grant(frozenset(to), _patterns(row, where), role)
+    return Grant(frozenset(to), _patterns(row, where), role, _hosts(row, role, where))
+
+
+def _hosts(row: Mapping[str, Any], role: str, where: str) -> tuple[str, ...]:
+    if "hosts" not in row:
+        return ()
+    if role != "agent":
+        raise InvalidRequestError(f"{where}: `hosts` belongs to the role `agent`", actual=role)
+    hosts = _texts(row, "hosts", where)
+    host_names.check(hosts, where)
+    return hosts
 
 
 def _identities(row: Mapping[str, Any], where: str) -> tuple[str, ...]:

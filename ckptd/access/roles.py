@@ -5,7 +5,7 @@
 | `read` | list, read and watch checkpoints |
 | `save` | `read`; join and save; pin; delete so that it can be undone, never below the run's floor |
 | `manage` | `read`; pin, unpin, delete (at once and the latest, too), undelete, prune, repair, lift a quarantine |
-| `agent` | write shards of its own attempts |
+| `agent` | write shards of its host; relay what its ranks read, save, pin, and delete so that it can be undone |
 | `admin` | all of this; abort and evict others, see every run in `status`, drain |
 """
 

@@ -89,8 +89,15 @@ class AgentService:
         return self._hosts
 
     def _check_host(self, host: str, call: Call) -> None:
-        """Bind the name of a host to the identity that says it first."""
-        caller = str(call.caller)
+        """Let only the agent of a host speak for it: that which the policy names, or else the first that has.
+
+        The policy holds whatever this coordinator has heard; who was first, a restart forgets.
+        """
+        caller, named = str(call.caller), call.policy.may_attend(call.caller, host)
+        if named:
+            return
+        if named is False:
+            raise NotPermittedError(f"{caller} is not the agent of {host}: the policy gives it other hosts")
         if host not in self._identities and len(self._identities) >= _MOST_HOSTS:
             raise NotNowError("the agents of too many hosts have attended")
         if self._identities.setdefault(host, caller) != caller:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import grpc
 
 from ckptd.access.callers import Caller
+from ckptd.access.policy import Policy
 from ckptd.access.roles import Right
 from ckptd.engine.journal import Actor
 from ckptd.engine.refusals import NotNowError
@@ -118,6 +119,11 @@ class Call:
         self._gate.check_known(self.caller)
         if self._needed is not None:
             self._gate.check(self.caller, self._needed)
+
+    @property
+    def policy(self) -> Policy:
+        """What holds now."""
+        return self._gate.access.policy
 
     def may(self, right: Right, run: str) -> bool:
         """Say whether the caller has another right, on any run that the call comes across."""

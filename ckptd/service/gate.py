@@ -186,10 +186,11 @@ class Gate:
         """Raise `NotPermittedError` unless the policy gives `caller` what a call needs."""
         policy, run = self.access.policy, needed.run
         rights = [right for right in (needed.right, needed.or_right) if right is not None]
+        serving = [*rights, Right.AGENT] if needed.relayed else rights
         if run is None:
-            allowed = any(policy.allows_anywhere(caller, right) for right in rights)
+            allowed = any(policy.allows_anywhere(caller, right) for right in serving)
         else:
-            allowed = any(policy.allows(caller, right, run) for right in rights)
+            allowed = any(policy.allows(caller, right, run) for right in serving)
         if not allowed:
             what = "any run" if needed.run is None else f"run {needed.run!r}"
             roles = " or ".join(f"`{right.value}`" for right in rights)  # they are named alike

@@ -6,7 +6,7 @@ The run is read off the first request. A row without a run (``None``) needs the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptd.access.roles import Right
@@ -15,11 +15,15 @@ from ckptd.wire import convert, methods
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What one call needs: a right, on `run`, or on any run where that is None. `or_right` serves as well."""
+    """What one call needs: a right, on `run`, or on any run where that is None. `or_right` serves as well.
+
+    So does the right of an agent where `relayed`: it makes the call for ranks of its host, whom it has judged itself.
+    """
 
     right: Right
     run: str | None
     or_right: Right | None = None
+    relayed: bool = False
 
 
 Row = Callable[[Any], Requirement]
@@ -36,6 +40,10 @@ def _on_save(right: Right) -> Row:
 
 def _anywhere(right: Right) -> Row:
     return lambda _request: Requirement(right, None)
+
+
+def _relayed(row: Row) -> Row:
+    return lambda request: replace(row(request), relayed=True)
 
 
 def _write(request: Any) -> Requirement:
@@ -69,7 +77,9 @@ def _delete(request: Any) -> Requirement:
 def _of_checkpoint(is_for_managers: bool, request: Any) -> Requirement:
     """Return what a call needs that managers may make, and those that may only save if it takes nothing away."""
     run = convert.run_from_wire(request.run)
-    return Requirement(Right.MANAGE, run) if is_for_managers else Requirement(Right.SAVE, run, or_right=Right.MANAGE)
+    if is_for_managers:
+        return Requirement(Right.MANAGE, run)
+    return Requirement(Right.SAVE, run, or_right=Right.MANAGE, relayed=True)
 
 
 def _paths(service: dict[str, methods.Method], rows: dict[str, Row]) -> dict[str, Row]:
@@ -82,25 +92,25 @@ ROWS: dict[str, Row] = {
         {
             "Join": _on_run(Right.SAVE),
             "Leave": _on_run(Right.SAVE),
-            "PutManifest": _anywhere(Right.SAVE),
+            "PutManifest": _relayed(_anywhere(Right.SAVE)),
             "Declare": _on_save(Right.SAVE),
             "AwaitPlan": _on_save(Right.SAVE),
             "Write": _write,
-            "Await": _on_save(Right.READ),
+            "Await": _relayed(_on_save(Right.READ)),
             "Abort": _on_save(Right.SAVE),
         },
     ),
     **_paths(
         methods.READ,
         {
-            "Latest": _on_run(Right.READ),
-            "List": _on_run(Right.READ),
+            "Latest": _relayed(_on_run(Right.READ)),
+            "List": _relayed(_on_run(Right.READ)),
             "Read": _read,
-            "CheckDamage": _on_run(Right.READ),
-            "Agree": _on_run(Right.READ),  # readers among themselves: see `engine.saves.restores`
+            "CheckDamage": _relayed(_on_run(Right.READ)),
+            "Agree": _relayed(_on_run(Right.READ)),  # readers among themselves: see `engine.saves.restores`
         },
     ),
-    **_paths(methods.WATCH, {"Watch": _on_run(Right.READ)}),
+    **_paths(methods.WATCH, {"Watch": _relayed(_on_run(Right.READ))}),
     **_paths(
         methods.ADMIN,
         {

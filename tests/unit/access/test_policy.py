@@ -285,3 +285,32 @@ role = "admin"
     assert rules.names_inside(vision, "vision/a") == ""
     assert rules.names_inside(root, "audio/a") == ""
     assert NO_POLICY.names_inside(ops, "vision") == ""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "name", "host", "may"),
+    [
+        (None, "gpu-7", "any", None),
+        ("own", "gpu-7", "gpu-7", True),
+        ("own", "gpu-7", "gpu-70", False),
+        (["gpu-*", "login"], "agents", "gpu-70", True),
+        (["gpu-*", "login"], "agents", "login", True),
+        (["gpu-*", "login"], "agents", "login-2", False),
+    ],
+)
+def test_a_row_says_which_hosts_an_identity_may_be_the_agent_of(hosts, name, host, may):
+    row = {"to": f"token:{name}", "runs": "**", "role": "agent", **({} if hosts is None else {"hosts": hosts})}
+    assert policy.parse({"grant": [row]}).may_attend(callers.of_token(name), host) is may
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"role": "save", "hosts": "own"}, "belongs to the role `agent`"),
+        ({"role": "agent", "hosts": []}, "not empty"),
+        ({"role": "agent", "hosts": "a/b"}, "names of hosts"),
+    ],
+)
+def test_hosts_that_nothing_can_match_are_refused(row, says):
+    with pytest.raises(InvalidRequestError, match=says):
+        policy.parse({"grant": [{"to": "token:a", "runs": "**", **row}]})
