@@ -106,18 +106,21 @@ def test_agents_that_only_speak_save_through_a_coordinator(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hosts_save_over_links_of_given_rates_or_it_is_said_why_not(tmp_path):
+@pytest.mark.campaign  # as root: a network of its own, and some 25 processes on it
+def test_hosts_save_over_links_of_given_rates(tmp_path):
     few = ("--hosts=2", "--ranks=1", "--size=64KiB", "--tensors=2", "--saves=1", "--to-store=100mbit")
-    done = start("hosts.py", "network", *few, f"--dir={tmp_path}", "--json")
-    if done.returncode:  # which needs rights that not everybody has
-        assert re.search("cannot run here: .*(root|iproute2|namespaces|tbf)", done.stderr), done.stderr
-        return
-    found = json.loads(done.stdout)
+    found = run("hosts.py", "network", *few, f"--dir={tmp_path}")
     assert set(found["medians"]) == {"one host", "agents", "one daemon"}
     assert 0 < found["medians"]["agents"]["to_coordinator_bytes"] < 1 << 16
     assert found["medians"]["one daemon"]["to_coordinator_bytes"] > 2 * 64 << 10
     assert found["restored"]["store_bytes"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_network_can_be_made_it_is_said_why(tmp_path):
+    done = start("hosts.py", "network", f"--dir={tmp_path}", environment={"PATH": str(tmp_path)})
+    assert done.returncode != 0
+    assert re.search("cannot run here: .*(need root|install iproute2)", done.stderr), done.stderr
 
 
 def test_training_stands_still_beside_a_daemon_and_beside_an_agent(tmp_path):
