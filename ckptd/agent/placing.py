@@ -159,11 +159,15 @@ class Seats:
 
 def new_life(host: str, clock: Clock) -> AgentLife:
     """Return a new life of a host's agent."""
+    return AgentLife(host, secrets.token_hex(16), clock.boot_s(), this_boot())
+
+
+def this_boot() -> str:
+    """Return the word for this start of the host, which all its containers share; "" where the system has none."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        boot = ""  # the system does not say which time it is up
-    return AgentLife(host, secrets.token_hex(16), clock.boot_s(), boot)
+        return ""
 
 
 def _peer_of(member: Member) -> common_pb2.Peer:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ckptd.access import token_file
 from ckptd.agent.agent import Agent
+from ckptd.agent.placing import this_boot
 from ckptd.agent.whereabouts import Whereabouts
 from ckptd.daemon import identity_files
 from ckptd.daemon.config import Config
@@ -30,6 +31,7 @@ from ckptd.errors import CkptdError, InvalidRequestError, NotPermittedError
 from ckptd.service.agents import Attending
 from ckptd.service.server import ServerOptions
 from ckptd.storage.base import Store
+from ckptd.storage.capabilities import FileStore
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
 from ckptd.storage.lock_holder import LockHolder
@@ -193,7 +195,10 @@ class Coordinating(Whole):
         known = reached_at(self._config, bound, socket.gethostname())
         self._term = Term(self.engine.store, self.engine.clock, holder=self._holder, addresses=known)
         self._term.take()
-        self._hosts = AttendedHosts(self.engine, term=self._term, lease_s=self._config.agent_lease_s)
+        only_boot = this_boot() if isinstance(self.engine.store, FileStore) else ""
+        self._hosts = AttendedHosts(
+            self.engine, term=self._term, lease_s=self._config.agent_lease_s, only_boot=only_boot
+        )
         self.hosts = self._hosts
 
     def begin(self) -> None:

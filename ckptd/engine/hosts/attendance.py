@@ -33,6 +33,7 @@ class Attendance:
         root_id: of the root that it has opened.
         holder: this coordinator, in words.
         lease_s: for how long an agent may be silent.
+        only_boot: of the one host whose agents may attend, where the root is a directory; "" for any.
         fenced_by: the highest term above this one that an agent has told; 0 while there is none.
     """
 
@@ -40,6 +41,7 @@ class Attendance:
     root_id: str
     holder: str = "the coordinator"
     lease_s: float = 15.0
+    only_boot: str = ""
     fenced_by: int = 0
     _places: dict[str, _Place] = field(default_factory=dict)
     _replaced: OrderedDict[str, AgentLife] = field(default_factory=OrderedDict)  # by incarnation: the later life
@@ -56,6 +58,11 @@ class Attendance:
                 f"the {agent} has opened another root: both have to be given the same place",
                 expected=self.root_id,
                 actual=hello.root_id,
+            )
+        if self.only_boot and agent.boot and agent.boot != self.only_boot:
+            raise InvalidRequestError(
+                f"the {agent} is on another host than its coordinator, and the root is a directory: what one host locks "
+                "or writes there another may not see in time. Keep the checkpoints of several hosts in a bucket: --root s3://…"
             )
         if refusal := self._refusal(hello.highest_term):
             return refusal

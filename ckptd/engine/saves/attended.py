@@ -48,14 +48,14 @@ _THREADS = 16
 class AttendedHosts:
     """See the module. Thread-safe."""
 
-    def __init__(self, coordinator: Coordinator, *, term: Term, lease_s: float) -> None:
+    def __init__(self, coordinator: Coordinator, *, term: Term, lease_s: float, only_boot: str = "") -> None:
         """Take the agents of a coordinator that is open, and has taken this term.
 
-        `lease_s`: for how long an agent may be silent.
+        `lease_s`: for how long an agent may be silent. `only_boot`: see `Attendance`.
         """
         self.lease_s = lease_s
         self._clock, self._note_read = coordinator.clock, coordinator.note_read
-        self._attendance = Attendance(term.number, coordinator.root.id, term.holder, lease_s)
+        self._attendance = Attendance(term.number, coordinator.root.id, term.holder, lease_s, only_boot)
         self._root = RootWatch(term, self._attendance, self._clock)
         self._lock = threading.Lock()
         self._links: dict[str, ToAgent] = {}

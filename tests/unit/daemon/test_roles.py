@@ -6,13 +6,16 @@ import json
 import signal
 import socket
 
+import grpc
 import pytest
 
+from ckptd.agent.placing import this_boot
 from ckptd.daemon import config, roles
 from ckptd.engine.catalog import term
+from ckptd.engine.hosts.messages import AgentLife, Attached, Hello
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.locations import open_store
-from ckptd.wire import methods
+from ckptd.wire import agents, methods
 from ckptd.wire.v1 import admin_pb2
 from tests.fakes.waiting import eventually
 from tests.fakes.worker import WAIT_S
@@ -137,3 +140,18 @@ def test_an_agent_of_a_port_has_a_socket_for_its_ranks_too(tmp_path):
         "127.0.0.1:0",
         f"unix://{tmp_path}/ckptd.sock",
     ]
+
+
+def test_an_agent_on_another_host_is_refused_where_the_root_is_a_directory(serve):
+    coordinator = serve("--role", "coordinator").ready()
+    root_id = (coordinator.root / ".ckptd/id").read_text()
+    stub = methods.Stub(coordinator.channel(), methods.AGENT)
+    for boot, is_taken in ((this_boot(), True), ("another host's", False)):
+        hello = Hello(AgentLife(f"h-{is_taken}", f"i-{is_taken}", 1.0, boot), root_id, 0)
+        attending = stub.Attend(agents.from_agent_to_wire(hello), timeout=WAIT_S)
+        if is_taken:
+            assert isinstance(agents.from_coordinator_from_wire(next(attending)), Attached)
+            attending.cancel()
+        else:
+            with pytest.raises(grpc.RpcError, match="in a bucket: --root s3://"):
+                next(attending)
