@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from ckptd.agent.host_calls import HostCalls
+from ckptd.agent.pooled_reads import SILENT_S, Neighbour, PooledReads
 from ckptd.agent.relays import RelayedRestores, RelayedRun, watch
 from ckptd.agent.retiring import Retiring
 from ckptd.agent.whereabouts import Whereabouts
@@ -29,8 +30,10 @@ from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format import names
-from ckptd.storage.base import Store
+from ckptd.storage.base import Objects, Store
+from ckptd.storage.capabilities import FileObjects
 from ckptd.wire import versions
+from ckptd.wire.v1 import agent_pb2
 
 _log = logging.getLogger("ckptd.agent")
 
@@ -99,6 +102,9 @@ class Agent:
         self.declare, self.plan_of, self.lane = calls.declare, calls.plan_of, calls.lane
         self.outcome, self.phase, self.saves_of = calls.outcome, calls.phase, calls.saves_of
         self.abort, self.withdraw, self.attending = calls.abort, calls.withdraw, calls.attending
+        self._pooled = PooledReads(store, host, calls.others, self._neighbours, self._peer)
+        # Where hosts share a directory, each reads it as a file: its pages are in memory once.
+        self.objects: Objects = store if isinstance(store, FileObjects) else self._pooled
         self._checks: dict[str, object] = {}
         self.restores = RelayedRestores(self._of)
         self._retiring = Retiring(self._link)
@@ -122,6 +128,12 @@ class Agent:
     def tick(self) -> None:
         """Apply deadlines, and repeat what was not answered."""
         self._calls.tick()
+        self._pooled.tick()
+
+    def _neighbours(self) -> list[Neighbour]:
+        request = agent_pb2.NeighboursRequest()
+        reply = self._link.call(lambda stubs, s: stubs.agent.Neighbours(request, timeout=s), timeout_s=SILENT_S)
+        return [Neighbour(each.host, tuple(each.addresses)) for each in reply.neighbours]
 
     # Members.
 

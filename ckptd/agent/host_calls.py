@@ -74,6 +74,7 @@ class HostCalls:
         )
         self._lock, self._calls = self._writing.lock, self._writing.calls
         self.link, self.workers = self._writing.link, self._writing.workers
+        self.others = self._writing.others
         self.seats = Seats(self.link, host)
         self.readers = Readers()
         self._is_closed, self._told_again_at = False, clock.boot_s()

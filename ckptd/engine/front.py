@@ -29,7 +29,7 @@ from ckptd.engine.saves.surroundings import Admit
 from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
 from ckptd.format import names
-from ckptd.storage.base import Store
+from ckptd.storage.base import Objects, Store
 
 Result = TypeVar("Result")
 
@@ -141,6 +141,10 @@ class Engine(Protocol):
     on_catalog: Callable[[str, frozenset[str]], None]
     floor_of: Callable[[str], Floor]
     admit: Admit
+
+    @property
+    def objects(self) -> Objects:
+        """What is read of the store: itself, or that together with what other hosts have of it."""
 
     @property
     def store(self) -> Store:

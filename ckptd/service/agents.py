@@ -51,6 +51,9 @@ class Attending(Protocol):
     def view(self) -> HostsView:
         """Describe the hosts for operators."""
 
+    def neighbours(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the hosts whose agents are alive, and where other agents reach them."""
+
     def tick(self) -> None:
         """End the saves of hosts whose agents are gone."""
 
@@ -66,7 +69,13 @@ class AgentService:
 
     def behaviours(self) -> dict[str, Behaviour]:
         """Return what answers each method."""
-        return {"Attend": self.attend, "Tell": self.tell, "Place": self.place, "Depart": self.depart}
+        return {
+            "Attend": self.attend,
+            "Tell": self.tell,
+            "Place": self.place,
+            "Depart": self.depart,
+            "Neighbours": self.neighbours,
+        }
 
     def start(self) -> None:
         """Begin to look for agents that are gone."""
@@ -164,6 +173,13 @@ class AgentService:
         await self._openings.ready(run, create=True)
         epoch = await self._pools.control(run, hosts.place, request.host, run, member, options)
         return agent_pb2.PlaceReply(epoch=epoch)
+
+    async def neighbours(self, request: agent_pb2.NeighboursRequest, call: Call) -> agent_pb2.NeighboursReply:
+        """Return which agents are alive."""
+        found = self._known().neighbours()
+        return agent_pb2.NeighboursReply(
+            neighbours=[agent_pb2.Neighbour(host=host, addresses=places) for host, places in found]
+        )
 
     async def depart(self, request: agent_pb2.DepartRequest, call: Call) -> agent_pb2.DepartReply:
         """Hear that a rank of the agent's host has gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from ckptd.service.flow import Budgets
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.save import Host
-from ckptd.storage.base import ObjectStat
+from ckptd.storage.base import Objects, ObjectStat
+from ckptd.storage.capabilities import PooledObjects
 from ckptd.wire import chunks, convert
 from ckptd.wire.v1 import read_pb2
 
@@ -33,6 +35,9 @@ _AGREEMENTS = {
     Agreement.GO_BACK: read_pb2.AGREEMENT_GO_BACK,
 }
 _MESSAGES_AT_ONCE = 2
+_MESSAGES_OF_AGENTS = 4  # a block
+_READS_OF_AGENTS = 16
+_ALIVE_S = 0.5  # how often an agent that waits for the store says so
 _MOST_PASSED_BY = 8  # checkpoints, in one answer
 _MOST_REASON = 500  # characters
 _MOST_AHEAD = 32  # messages that are read before their peer can take them, of all streams together, but one of each
@@ -67,6 +72,8 @@ class ReadService:
         self._openings = Openings(coordinator, pools)
         self._checkers: dict[str, _Checker] = {}
         self._checks: dict[_Which, asyncio.Future[DamageVerdict]] = {}
+        self._for_agents = asyncio.Semaphore(_READS_OF_AGENTS)
+        self._agents_threads = ThreadPoolExecutor(_READS_OF_AGENTS, thread_name_prefix="ckptd-for-agents")
 
     async def latest(self, request: read_pb2.LatestRequest, call: Call) -> read_pb2.LatestReply:
         """Return the newest complete checkpoint of a run and a name, if there is one."""
@@ -182,13 +189,20 @@ class ReadService:
         """Send a byte range of one object, after a description of it."""
         key = convert.key_from_wire(request.key)
         stall_s = self._flow.limits.stall_s
+        if request.for_agent:
+            await self._read_for_agent(request, key, call)
+            return
         async with (
             self._flow.reads_of_runs.hold(_run_of(key), 1, patience_s=stall_s, holder=call),
             self._flow.read_streams.hold(call.shares, 1, patience_s=stall_s, holder=call),
         ):
             self._coordinator.note_read(key)
-            stat = await self._pools.control(_run_of(key), self._coordinator.store.stat, key)
-            blocks = _Blocks(self._coordinator, key, *_range(request, stat))
+            objects = self._coordinator.objects
+            if request.originals and isinstance(objects, PooledObjects):
+                objects.forget(key)
+                objects = objects.beneath
+            stat = await self._pools.control(_run_of(key), objects.stat, key)
+            blocks = _Blocks(self._coordinator, objects, key, *_range(request, stat))
             described = read_pb2.ReadReply(
                 object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
             )
@@ -206,19 +220,42 @@ class ReadService:
                 for reading in ahead:
                     reading.cancel()
 
+    async def _read_for_agent(self, request: read_pb2.ReadRequest, key: str, call: Call) -> None:
+        """Send what another host's agent wants, with threads of its own: agents that ask each other must not wait.
+
+        While the store is at work, messages without bytes say that this agent is alive.
+        """
+        objects, loop, stall_s = self._coordinator.objects, asyncio.get_running_loop(), self._flow.limits.stall_s
+        if isinstance(objects, PooledObjects):
+            objects = objects.own
+        async with self._for_agents:
+            self._coordinator.note_read(key)
+            stat = await loop.run_in_executor(self._agents_threads, objects.stat, key)
+            described = read_pb2.ReadReply(
+                object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
+            )
+            await call.write(described.SerializeToString(), stall_s=stall_s)
+            blocks = _Blocks(self._coordinator, objects, key, *_range(request, stat))
+            while not blocks.is_over:
+                reading = loop.run_in_executor(self._agents_threads, blocks.read, blocks.next(_MESSAGES_OF_AGENTS))
+                while not (await asyncio.wait({reading}, timeout=_ALIVE_S))[0]:
+                    await call.write(described.SerializeToString(), stall_s=stall_s)
+                for message in await reading:
+                    await call.write(message, stall_s=stall_s)
+
     def _ahead(self) -> tuple[int, int]:
         """Return how many messages of a stream are read at once, and how many such reads go ahead of the peer."""
         share = _MOST_AHEAD // self._flow.read_streams.held
         messages = max(1, min(_MESSAGES_AT_ONCE, share))
-        readers = max(1, self._coordinator.store.access.num_readers // 2)
+        readers = max(1, self._coordinator.objects.access.num_readers // 2)
         return messages, min(readers, share // messages)  # none goes ahead where many share
 
 
 class _Blocks:
     """Reads a byte range of one object, a few messages at a time."""
 
-    def __init__(self, coordinator: Engine, key: str, start: int, end: int) -> None:
-        self._coordinator = coordinator
+    def __init__(self, coordinator: Engine, objects: Objects, key: str, start: int, end: int) -> None:
+        self._coordinator, self._objects = coordinator, objects
         self._key = key
         self._at = start
         self._end = end
@@ -236,8 +273,7 @@ class _Blocks:
     def read(self, span: range) -> list[bytes]:
         """Return the messages with these bytes. Several threads may call at once."""
         self._coordinator.note_read(self._key)
-        store = self._coordinator.store
-        return chunks.encode_blocks(len(span), lambda places: store.read_into(self._key, span.start, *places))
+        return chunks.encode_blocks(len(span), lambda places: self._objects.read_into(self._key, span.start, *places))
 
 
 def _reader_of(call: Call, run: str) -> str:

@@ -63,7 +63,8 @@ def _depart(request: Any) -> Requirement:
 
 
 def _read(request: Any) -> Requirement:
-    return Requirement(Right.READ, convert.key_from_wire(request.key).rpartition("/")[0])
+    # Agents read together what is wanted on several hosts.
+    return Requirement(Right.READ, convert.key_from_wire(request.key).rpartition("/")[0], or_right=Right.AGENT)
 
 
 def _pin(request: Any) -> Requirement:
@@ -129,6 +130,7 @@ ROWS: dict[str, Row] = {
             "Attend": _anywhere(Right.AGENT),
             "Tell": _anywhere(Right.AGENT),
             "Place": _place,
+            "Neighbours": _anywhere(Right.AGENT),
             "Depart": _depart,
         },
     ),

@@ -45,6 +45,7 @@ from ckptd.service.subjects import Subjects
 from ckptd.service.tickets import TicketServer
 from ckptd.service.under_way import CallsUnderWay
 from ckptd.service.watch import WatchService
+from ckptd.storage.capabilities import PooledObjects
 from ckptd.watch.hub import Hub
 from ckptd.wire import channels, methods, proxied, versions
 from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address
@@ -121,7 +122,8 @@ class Server:
         host = Host(
             peer=versions.this_peer(versions.new_incarnation()),
             root=coordinator.store.url,
-            root_id=coordinator.root.id,
+            # Who sees the store itself reads there. What agents read together is read through them.
+            root_id="" if isinstance(coordinator.objects, PooledObjects) else coordinator.root.id,
             lease_s=coordinator.settings.lease_s,
         )
         self._host = host

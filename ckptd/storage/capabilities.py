@@ -63,6 +63,18 @@ class SharedObjects(Protocol):
 
 
 @runtime_checkable
+class PooledObjects(LayeredObjects, Protocol):
+    """Objects that the agents of many hosts read together, so that the store gives each byte once."""
+
+    @property
+    def own(self) -> Objects:
+        """The same, read for another agent: no further one is asked."""
+
+    def forget(self, key: str) -> None:
+        """Keep nothing more of an object, as it was found damaged."""
+
+
+@runtime_checkable
 class NestedStore(Protocol):
     """A store in which a directory is a store of its own."""
 

@@ -109,7 +109,7 @@ class FakeManifests(dict):
 
 class FakeCoordinator:
     def __init__(self):
-        self.store = MemoryStore("fake")
+        self.store = self.objects = MemoryStore("fake")
         self.root = SimpleNamespace(id="the-root", warnings=())
         self.settings = Settings()
         self.read_keys = []

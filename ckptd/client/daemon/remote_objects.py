@@ -29,7 +29,11 @@ _TRIAL_S = 3.0  # a bucket may be reachable for the daemon alone
 class RemoteObjects:
     """Reads objects through the daemon's ReadService. Any thread may use it; each call is bounded by `timeout_s`."""
 
-    def __init__(self, stub: Any, address: str, peer: common_pb2.Peer, root: str, timeout_s: float) -> None:
+    def __init__(
+        self, stub: Any, address: str, peer: common_pb2.Peer, root: str, timeout_s: float, *, originals: bool = False
+    ) -> None:
+        """`originals`: from the store, and no copy of it that the daemon has or gets elsewhere."""
+        self._originals = originals
         self._stub = stub
         self._address = address
         self._peer = peer
@@ -112,7 +116,7 @@ class RemoteObjects:
                 yield data
 
     def _replies(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[Any]:
-        request = read_pb2.ReadRequest(peer=self._peer, key=key, offset=offset, size=size)
+        request = read_pb2.ReadRequest(peer=self._peer, key=key, offset=offset, size=size, originals=self._originals)
         call = self._stub.Read(request, timeout=max(deadline.remaining_s, 0.001))
         try:
             yield from call
@@ -122,11 +126,27 @@ class RemoteObjects:
             call.cancel()
 
 
+class PooledRemoteObjects(RemoteObjects):
+    """The objects of an agent, which reads them together with those of other hosts: what comes is a copy."""
+
+    def __init__(self, stub: Any, address: str, peer: common_pb2.Peer, root: str, timeout_s: float) -> None:
+        super().__init__(stub, address, peer, root, timeout_s)
+        self._beneath = RemoteObjects(stub, address, peer, root, timeout_s, originals=True)
+
+    @property
+    def beneath(self) -> Objects:
+        """See `LayeredObjects`: read from the store, as a copy was damaged."""
+        return self._beneath
+
+
 def objects_for(stub: Any, address: str, peer: common_pb2.Peer, root: str, root_id: str, timeout_s: float) -> Objects:
     """Return the objects below a daemon's root: the directory itself where this host sees it, else the daemon's.
 
-    A path may mean another directory here than on the daemon's host, so the daemon tells what its own contains.
+    A path may mean another directory here than on the daemon's host, so the daemon tells what its own contains. An
+    agent of one host of many does not where it reads for all: no process beside it has to reach the store.
     """
+    if root and not root_id:
+        return PooledRemoteObjects(stub, address, peer, root, timeout_s)
     if root and root_id:
         try:
             trial = open_store(root, patience_s=_TRIAL_S)

@@ -74,21 +74,24 @@ def _read_step(
     run: str,
     name: str,
     step: int,
-    read: Callable[[Located], dict[str, Array]],
+    read: Callable[[Located, bool], dict[str, Array]],
     restored: Restored,
 ) -> dict[str, Array]:
-    located = locate(catalog, run, name, step)
+    located, is_afresh = locate(catalog, run, name, step), False
     for _ in range(_MAX_ATTEMPTS):
         try:
-            arrays = read(located)
+            arrays = read(located, is_afresh)
             break
-        except (NotFoundError, CorruptionError):
+        except (NotFoundError, CorruptionError) as error:
             now = locate(catalog, run, name, step)
-            if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
+            if (now.key, now.checkpoint.save_id) != (located.key, located.checkpoint.save_id):
+                located = now
+            elif is_afresh or isinstance(error, NotFoundError):
                 raise  # it is still the one that is meant, so the error is the checkpoint's own
-            located = now
+            else:
+                is_afresh = True  # a copy of it may have been damaged, in memory or at another host's agent
     else:
-        arrays = read(located)
+        arrays = read(located, is_afresh)
     restored.checkpoint = located.checkpoint
     return arrays
 

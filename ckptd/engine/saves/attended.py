@@ -98,6 +98,13 @@ class AttendedHosts:
         with self._lock:
             return self._attendance.hello_of(host).addresses if self._attendance.present(host) else ()
 
+    def neighbours(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the hosts whose agents are alive, and where other agents reach them."""
+        with self._lock:
+            now, attendance = self._clock.boot_s(), self._attendance
+            live = [host for host in attendance.hosts() if not attendance.is_lost(host, now)]
+            return [(host, attendance.hello_of(host).addresses) for host in live]
+
     def _incarnation(self, host: str) -> str:
         with self._lock:
             life = self._attendance.present(host)

@@ -79,7 +79,7 @@ class Coordinator:
             holder: our name, as shown to processes that are refused.
             journal: is told what happens to runs.
         """
-        self.store = store
+        self.store, self.objects = store, store
         self.root = HeldRoot(store, owns_all=owns_root, takes_over=takes_over, holder=holder)
         self.settings = settings or Settings()
         self.clock = clock or SystemClock()

@@ -411,3 +411,21 @@ class DepartRequest(_message.Message):
 class DepartReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class NeighboursRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NeighboursReply(_message.Message):
+    __slots__ = ("neighbours",)
+    NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
+    neighbours: _containers.RepeatedCompositeFieldContainer[Neighbour]
+    def __init__(self, neighbours: _Optional[_Iterable[_Union[Neighbour, _Mapping]]] = ...) -> None: ...
+
+class Neighbour(_message.Message):
+    __slots__ = ("host", "addresses")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, host: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...

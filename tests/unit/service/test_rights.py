@@ -35,7 +35,7 @@ NEEDS = {
     "Abort": "save",
     "Latest": "read",
     "List": "read",
-    "Read": "read",
+    "Read": "read or agent",
     "CheckDamage": "read",
     "Agree": "read",
     "Watch": "read",
@@ -51,6 +51,7 @@ NEEDS = {
     "Attend": "agent",
     "Tell": "agent",
     "Place": "agent",
+    "Neighbours": "agent",
     "Depart": "agent",
 }
 # What an agent relays for the ranks of its host, whom it has judged itself.
@@ -62,7 +63,7 @@ HAS = {
     "agent": {"agent"},
     "admin": {"read", "save", "manage", "agent", "admin"},
 }
-WITHOUT_A_RUN = {"PutManifest", "Status", "Attend", "Tell"}
+WITHOUT_A_RUN = {"PutManifest", "Status", "Attend", "Tell", "Neighbours"}
 
 
 def request_of(name, run):
@@ -95,6 +96,7 @@ def request_of(name, run):
         "Attend": agent_pb2.AgentMessage,
         "Tell": agent_pb2.AgentMessage,
         "Place": lambda: agent_pb2.PlaceRequest(join=save_pb2.JoinRequest(peer=peer, run=run, world_size=1), host="h"),
+        "Neighbours": agent_pb2.NeighboursRequest,
         "Depart": lambda: agent_pb2.DepartRequest(leave=save_pb2.LeaveRequest(peer=peer, run=run), host="h"),
     }[name]()
 

@@ -1,0 +1,173 @@
+"""What agents read together: one reads from the store, others ask it, and one that is silent or wrong is passed by."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from ckptd.agent.other_agents import OtherAgents
+from ckptd.agent.pooled_reads import BLOCK_BYTES, NOTICE_S, Neighbour, PooledReads, owner_of
+from ckptd.client.daemon.remote_objects import objects_for
+from ckptd.storage.base import Objects, ObjectStat
+from ckptd.storage.capabilities import beneath
+from ckptd.storage.memory import MemoryStore
+from ckptd.wire import versions
+from tests.fakes.coordinator import FakeCoordinator
+from tests.unit.service.conftest import serving
+
+KEY = "r/model.ckpt-1.data-00000-of-00001"
+DATA = np.random.default_rng(7).bytes(5 * BLOCK_BYTES + 1234)
+
+
+class CountingStore:
+    """A store that counts the blocks that are read from it."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryStore("shared")
+        self.inner.put(KEY, DATA)
+        self.reads: Counter[int] = Counter()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
+        self.reads[offset // BLOCK_BYTES] += 1
+        self.inner.read_into(key, offset, *into)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Pool:
+    """Agents on some hosts, each served by a real server."""
+
+    def __init__(self, hosts: str) -> None:
+        self.store, self.clock, self.stack = CountingStore(), Clock(), ExitStack()
+        self.neighbours: list[Neighbour] = []
+        self.reads: dict[str, PooledReads] = {}
+        self.others: dict[str, OtherAgents] = {}
+        for host in hosts:
+            others = self.others[host] = OtherAgents()
+            peer = versions.this_peer(f"agent-{host}")
+            reads = PooledReads(self.store, host, others, lambda: self.neighbours, peer, now=self.clock)
+            coordinator = FakeCoordinator()
+            coordinator.store, coordinator.objects = self.store.inner, reads
+            served = self.stack.enter_context(serving(coordinator))
+            self.reads[host] = reads
+            self.neighbours.append(Neighbour(host, tuple(served.listening)))
+
+    def read(self, host: str, offset: int = 0, size: int = len(DATA)) -> bytes:
+        data = bytearray(size)
+        self.reads[host].read_into(KEY, offset, memoryview(data)[: size // 3], memoryview(data)[size // 3 :])
+        return bytes(data)
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    made = Pool("abc")
+    with made.stack:
+        yield made
+
+
+def test_each_block_has_one_owner_and_keeps_it_when_others_go():
+    hosts = [f"h{number}" for number in range(20)]
+    blocks = [(KEY, "v", number) for number in range(2000)]
+    owners = {block: owner_of(block, hosts) for block in blocks}
+    shares = Counter(owners.values())
+    assert len(shares) == 20
+    assert max(shares.values()) < 2 * min(shares.values())
+    assert all(owner_of(block, reversed(hosts)) == owner for block, owner in owners.items())
+    for block, owner in owners.items():
+        assert (owner_of(block, [host for host in hosts if host != "h7"]) == owner) == (owner != "h7")
+
+
+def test_what_three_hosts_read_the_store_gives_once(pool):
+    for host in "abc":
+        assert pool.read(host) == DATA
+        assert pool.read(host, 5, BLOCK_BYTES + 77) == DATA[5 : BLOCK_BYTES + 82]
+    assert pool.store.reads == dict.fromkeys(range(6), 1)
+    read = {rate.host: rate.read_bytes for rate in pool.others["a"].rates()}
+    assert sum(read.values()) > 0
+
+
+def test_a_silent_agent_is_passed_by_and_named(pool, caplog):
+    caplog.set_level(logging.INFO, "ckptd")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        pool.neighbours[1] = Neighbour("b", (f"127.0.0.1:{silent.getsockname()[1]}",))
+        owned = [n for n in range(6) if owner_of((KEY, pool.store.inner.stat(KEY).version, n), "abc") == "b"]
+        assert owned
+        assert pool.read("a") == DATA
+    assert "the agent on b is passed by for 30 s" in caplog.text
+    assert len([record for record in caplog.records if "passed by" in record.message]) == 1
+    assert sum(pool.store.reads.values()) == 6
+
+
+def test_an_object_that_was_replaced_is_not_mixed_with_what_is_kept(pool):
+    assert pool.read("a") == DATA
+    other = bytes(len(DATA))
+    pool.store.inner.replace(KEY, other)
+    pool.clock.now += 100.0
+    assert pool.read("a") == other
+
+
+def test_what_was_found_damaged_is_forgotten(pool, caplog):
+    pool.read("a")
+    before = sum(pool.store.reads.values())
+    pool.reads["a"].forget(KEY)
+    assert "damaged in memory" in caplog.text
+    own = [n for n in range(6) if owner_of((KEY, pool.store.inner.stat(KEY).version, n), "abc") == "a"]
+    pool.read("a")
+    assert sum(pool.store.reads.values()) == before + len(own)
+    assert pool.reads["a"].beneath is pool.store
+
+
+def test_a_reader_that_finds_a_copy_damaged_reads_the_original():
+    pool = Pool("a")
+    with pool.stack:
+        inner, damaged = pool.store.inner.read_into, iter([True])
+
+        def read_into(key: str, offset: int, *into: memoryview) -> None:
+            inner(key, offset, *into)
+            into[0][0] ^= next(damaged, False)
+
+        pool.store.read_into = read_into  # type: ignore[method-assign]
+        place = pool.neighbours[0].addresses[0]
+        stub = OtherAgents().to("a", [place]).read
+        objects = objects_for(stub, place, versions.this_peer("reader"), "s3://b/ckpts", "", 40.0)
+        assert bytes(read(objects)) != DATA
+        assert bytes(read(objects)) != DATA  # it is kept
+        assert bytes(read(beneath(objects))) == DATA
+        assert bytes(read(objects)) == DATA
+
+
+def read(objects: Objects) -> bytearray:
+    data = bytearray(len(DATA))
+    objects.read_into(KEY, 0, memoryview(data))
+    return data
+
+
+def test_a_long_wait_is_told_with_what_is_awaited(caplog):
+    clock, store = Clock(), CountingStore()
+    reads = PooledReads(store, "a", OtherAgents(), list, versions.this_peer("a"), now=clock)
+    inner = store.inner.read_into
+
+    def slow(key: str, offset: int, *into: memoryview) -> None:
+        clock.now += NOTICE_S + 1
+        reads.tick()
+        inner(key, offset, *into)
+
+    store.read_into = slow  # type: ignore[method-assign]
+    stat = store.inner.stat(KEY)
+    assert isinstance(stat, ObjectStat)
+    assert reads.own_block(stat, 0) == DATA[:BLOCK_BYTES]
+    assert f"reading {KEY} waits for the store, for 31 s now; 8.4 MB are requested" in caplog.text
