@@ -229,6 +229,8 @@ class Job:
             signal.sigtimedwait({signal.SIGCHLD}, _LOOK_S)
 
     def _why(self, daemon: JobDaemon) -> str:
+        if daemon is self._agent and self._options.coordinator:
+            return f"it has no coordinator: none lets it attend at {', '.join(self._options.coordinator)}"
         if daemon is self._agent and not self._options.node.is_first:
             return (
                 "it has no coordinator; does the first node's `ckptd run` run, on the same --root, and can this node "

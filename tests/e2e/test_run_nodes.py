@@ -135,3 +135,18 @@ def test_a_node_whose_first_node_never_comes_says_so(nodes, tmp_path):
     assert "the first node of the job has put no token here in 1 s" in node.err
     assert not (tmp_path / "root").exists()
     assert list(tmp_path.glob("ckptd-run-*")) == []
+
+
+def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
+    nowhere = f"unix://{tmp_path}/none.sock"
+    done = subprocess.run(
+        [*COMMAND, "--root", str(tmp_path / "root"), "--coordinator", nowhere, "--start-s", "1", "--", "false"],
+        capture_output=True,
+        text=True,
+        env={**child_environment(), "TMPDIR": str(tmp_path)},
+        timeout=WAIT_S,
+    )
+    assert done.returncode == 6
+    assert f"the agent takes no saves 1 s after its start: it has no coordinator: none lets it attend at {nowhere}" in (
+        done.stderr
+    )
