@@ -50,6 +50,13 @@ def test_a_lost_agent_is_named_with_its_ranks_and_what_they_owe():
     assert attendance.whereabouts(range(60, 66), 16.0) == "ranks 64-65: agent on h9 is gone 16 s"
 
 
+def test_an_agent_whose_lease_has_run_out_has_to_attend_again():
+    attendance = attended(H1, H9)
+    assert attendance.hear(H9, 3, 16.0) == Fenced(3, "the coordinator")
+    assert attendance.attend(Hello(H9, "root", 3), 17.0) == Attached(3, 15.0)
+    assert attendance.hear(H9, 3, 18.0) is None
+
+
 def test_an_agent_that_owes_nothing_may_go():
     attendance = attended(H1, H9)
     owed = parts(attendance)
