@@ -118,6 +118,16 @@ class SeaweedFS:
         """End it. It has nothing to bring to an end that anybody waits for."""
         self.kill9()
 
+    def stand_still(self) -> None:
+        """Let it answer nothing, until `go_on`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it answer again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def kill9(self, *parts: str) -> None:
         """Kill it as a power cut would, whatever part is meant: it is one process. `start` brings it back."""
         process, self._process = self._process, None
