@@ -154,6 +154,9 @@ class Coordinator(Reception):
             self.apply(live, machine.CommitFailed(error))
 
     def drop(self, live: LiveSave, error: CkptdError) -> None:
+        self.guarded(self.term.confirm)  # the next may go on with it, as a former life of an agent told it
+        if self.is_dead:
+            return
         if live.record is not None:
             record = live.record
             self.guarded(lambda: self.catalog.abandon(record))

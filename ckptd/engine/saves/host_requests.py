@@ -245,7 +245,7 @@ class HostRequests:
                     self._coordinator.withdraw(
                         declaration.save, declaration.request_id, f"another rank of its host: {error}", declaration.name
                     )
-        self._end(asked, error)
+        self._end_unsaved(asked, error)
 
     def _planned(self, asked: Asked, answers: Sequence[Future[Assignment | Checkpoint]]) -> None:
         failed = next((error for each in answers if each.done() and (error := each.exception()) is not None), None)
@@ -265,7 +265,7 @@ class HostRequests:
         try:
             outcome = self._coordinator.outcome(first.save)
         except CkptdError as error:
-            self._end(asked, error)
+            self._end_unsaved(asked, error)
             return
         try:
             agents.captured(first.save, asked.by, asked.said.ranks)  # its agent tells of a rank that is gone
@@ -335,7 +335,18 @@ class HostRequests:
         if error is None:
             self._end(asked, outcome.result())
         else:
-            self._end(asked, error if isinstance(error, CkptdError) else ConflictError(str(error)))
+            failed = error if isinstance(error, CkptdError) else ConflictError(str(error))
+            self._workers.submit(guarded, self._end_unsaved, asked, failed)
+
+    def _end_unsaved(self, asked: Asked, error: CkptdError) -> None:
+        """Tell that a save has failed, if the root is ours: else another coordinator may have published it."""
+        try:
+            self._coordinator.agents.confirm_root(0.0)
+        except ConflictError:
+            raise  # agents are told to attend the other
+        except CkptdError:
+            asked.is_new = False  # what is not sure is told as that
+        self._end(asked, error)
 
     def _end(self, asked: Asked, how: Checkpoint | CkptdError) -> None:
         term, said = self._coordinator.agents.term, asked.said

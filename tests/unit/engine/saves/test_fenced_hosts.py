@@ -145,3 +145,16 @@ def test_an_agent_that_has_heard_of_a_higher_term_fences_the_older_one_off(lives
     answer = older.attend(higher)
     assert answer == replace(Fenced(higher, ""), holder=f"a coordinator of term {higher}")
     assert older.hosts.is_fenced
+
+
+def test_one_that_has_not_looked_since_tells_no_end_of_a_save_that_it_had_not_even_planned(lives: list[Life]) -> None:
+    clock = HandClock()
+    store = SharedBucket(clock.wall_s)
+    lives.append(older := Life(store, clock))
+    older.attend()
+    older.declare(5)
+    older.await_save()
+    lives.append(Life(store, clock))
+    older.close()  # which ends what is under way; the other may have published it, as another life of an agent told it
+    assert older.ended() == []
+    assert older.hosts.is_fenced
