@@ -16,7 +16,7 @@ from tests.e2e.saving_worker import value_of
 from tests.e2e.test_agents import COUNT, WAIT_S, Hosts
 from tests.fakes.waiting import eventually
 
-LARGE = 3_000_000  # numbers a rank, of two bytes: more than a chunk
+LARGE = 1_500_000  # numbers a rank, of two bytes: more than a chunk
 
 
 @pytest.fixture(scope="module")
