@@ -76,7 +76,7 @@ class DeletesWhatItFinds(Agent):
 
 MUTANTS = {
     "no term check": (Cast(machine=ObeysAnyTerm), 0),
-    "no look at the term": (Cast(rules=Rules(term=LooksAway)), 0),
+    "no look at the term": (Cast(rules=Rules(term=LooksAway)), 370),
     "no spare in the sweep": (Cast(client=SparesNothing), 0),
     "a shard number used twice": (Cast(coordinator=UsesNumbersTwice), 4),
     "a receipt believed of an old incarnation": (Cast(rules=Rules(BelievesFormerLives, HearsFormerLives)), 1),

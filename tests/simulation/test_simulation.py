@@ -49,7 +49,7 @@ def test_a_seed_replays_to_the_same_trace() -> None:
 def test_a_rule_that_is_taken_out_is_missed(name: str) -> None:
     cast, shows = MUTANTS[name]
     with pytest.raises(BrokenPromiseError):
-        for seed in (shows, *range(300)):
+        for seed in (shows, *range(1000)):
             Life(seed, 3, num_saves=40, cast=cast).run()
 
 
