@@ -321,5 +321,7 @@ class Writing:
         shard = call.shard
         call.end(how)
         if shard is not None and isinstance(how, CkptdError):
-            shard.close(how)  # what is written of it goes when the machine stops the save
+            # A write under way may fail, and wants our lock then. It is waited for when the machine stops the save:
+            # then what is written goes, too.
+            shard.refuse(how)
         self.calls.end(call)

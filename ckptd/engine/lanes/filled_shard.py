@@ -85,6 +85,16 @@ class FilledShard:
         for lane in self.lanes.values():
             lane.close(reason)
 
+    def refuse(self, reason: CkptdError) -> None:
+        """Do as `close`, and return at once: a write of a lane may be under way still.
+
+        A write that fails tells so while it holds its lane: with a lock held that is wanted there, `close` may wait
+        forever.
+        """
+        self._is_closed = True
+        for lane in self.lanes.values():
+            lane.refuse(reason)
+
     def finish(self) -> bool:
         """See `Shard`."""
         with self._sealing:
