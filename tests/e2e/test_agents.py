@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import grpc
 import pytest
@@ -49,15 +50,13 @@ class Hosts:
         bounds = ["--lease-s", str(LEASE_S), "--declare-timeout-s", str(WAIT_S)]
         where = ["--root", str(self.root), "--listen", self.address(name), "--ready-file", str(ready)]
         with log.open("ab") as out:
-            process = prepared.Popen(
-                [sys.executable, "-m", "ckptd", "serve", *role, *where, *bounds],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=child_environment(),
-            )
+            process = self.launch(name, [sys.executable, "-m", "ckptd", "serve", *role, *where, *bounds], out)
         self.processes[name] = process
         eventually(lambda: ready.exists() or process.poll() is not None, log.read_text, within_s=WAIT_S)
         assert ready.exists(), log.read_text()
+
+    def launch(self, name: str, command: list[str], out: IO[bytes]) -> subprocess.Popen[bytes]:
+        return prepared.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=child_environment())
 
     def kill(self, name: str) -> None:
         self.processes[name].kill()
