@@ -188,6 +188,8 @@ class AgentLink:
                 self._log_once(f"the coordinator does not let this agent attend: {ours}")
         except CkptdError as error:
             _log.info("the coordinator cannot be attended: %s", error)
+        except Exception:  # an agent that goes on without this thread beats, and hears nothing of what it has to do
+            _log.exception("a bug in ckptd: the coordinator is attended anew, as what it said was not understood")
         with self._lock:
             is_ours = self._number == number
             if is_ours:
@@ -206,6 +208,8 @@ class AgentLink:
                 _log.debug("the coordinator was not told: %s", status.from_wire(error, address=self._address))
             except CkptdError as error:
                 _log.info("the coordinator was not told: %s", error)
+            except Exception:  # nor does it tell anything more without this one
+                _log.exception("a bug in ckptd: the coordinator was not told, or its answer was not understood")
 
     def _hear(self, reply: Any) -> None:
         message = agents.from_coordinator_from_wire(reply)

@@ -1,0 +1,71 @@
+"""An agent's connection to its coordinator outlives what goes wrong in the agent."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ckptd.agent.link import AgentLink
+from ckptd.agent.whereabouts import Whereabouts
+from ckptd.engine.hosts.messages import AgentLife, Attached, Beat, Hello
+from tests.fakes.served_hosts import WAIT_S, ServedHosts, served_hosts
+
+LIFE = AgentLife("a", "one")
+
+
+@pytest.fixture
+def hosts() -> Iterator[ServedHosts]:
+    with tempfile.TemporaryDirectory(prefix="ckptd-") as base, served_hosts(Path(base), []) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def linked(hosts: ServedHosts, on_message: Callable, on_broken: Callable) -> Iterator[AgentLink]:
+    whereabouts = Whereabouts(hosts.root, [hosts.coordinator.address])
+    link = AgentLink(whereabouts, find_manifest=NotImplemented, on_message=on_message, on_broken=on_broken)
+    link.start()
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+def hello(hosts: ServedHosts) -> Hello:
+    return Hello(LIFE, hosts.coordinator.engine.root.id, 0)
+
+
+def test_an_agent_that_fails_over_what_it_hears_attends_anew(hosts, caplog):
+    broken = threading.Event()
+
+    def fail(message: object) -> None:
+        raise AttributeError("what a bug raises")
+
+    with linked(hosts, fail, broken.set) as link:
+        link.say(hello(hosts))
+        assert broken.wait(WAIT_S)
+    assert "a bug in ckptd: the coordinator is attended anew" in caplog.text
+
+
+def test_an_agent_that_fails_over_an_answer_goes_on_telling(hosts, caplog):
+    heard: queue.Queue[object] = queue.Queue()
+    failed = threading.Event()
+
+    def fail_once(message: object) -> None:
+        heard.put(message)
+        if not isinstance(message, Attached) and not failed.is_set():
+            failed.set()
+            raise AttributeError("what a bug raises")
+
+    with linked(hosts, fail_once, int) as link:
+        # It does not attend, so that each of these is answered by a refusal.
+        for _ in range(2):
+            link.say(Beat(LIFE, 1))
+        first, second = (heard.get(timeout=WAIT_S) for _ in range(2))
+    assert first == second
+    assert "a bug in ckptd: the coordinator was not told, or its answer was not understood" in caplog.text
