@@ -4,12 +4,15 @@
     python benchmarks/hosts.py coordinator --hosts 1000 --check --plot hosts.svg
     python benchmarks/hosts.py network                          # as root: 4 hosts that save and restore over slow links
     python benchmarks/hosts.py stall                            # training beside a daemon and beside an agent
+    python benchmarks/hosts.py replace --store ceph             # a host is killed whole, and replaced
 
 - coordinator   one coordinator and agents that only speak, through the real protocol: see simulated_agents.py. They are
                 in a few processes and share this host's cores with it, which agents on hosts of their own would not.
 - network       hosts in network namespaces, over links of given rates to the coordinator and to a real S3 server: one
                 host with B bytes, several with B each, and these through one daemon; then a restore of all on each
 - stall         how long training stands still for a save beside a daemon, and beside an agent, in turns
+- replace       an agent and its ranks are killed at one moment, and new ones started: seconds from the kill until all
+                new ranks have restored the newest step, and until all ranks have saved the first one together
 
 Of the coordinator: `first` is a save whose layout is planned anew, `next` the median of the equal ones after it.
 
@@ -33,6 +36,7 @@ from typing import Any
 
 import coordinator_alone
 import host_network
+import host_replaced
 import host_stall
 import hosts_together
 from machine import describe, in_words
@@ -43,6 +47,7 @@ MOST_PUBLISHED_S, MOST_CPU_S, MOST_BYTES = 2.0, 1.5, 512 << 20
 MOST_FIRST_BYTES = 1 << 30
 MOST_A_SLICE, MOST_A_HOST = 5, 300
 MOST_OF_ONE_HOST, MOST_OF_CHECKPOINT = 1.2, 1.1
+MOST_RESTORED_S = 30.0
 MOST_STALL = 1.2  # of that beside a daemon, which varies as much by itself
 
 
@@ -207,6 +212,23 @@ def show_stall(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     return [f"the stall beside an agent is {ratio:.2f} of that beside a daemon"] if ratio > MOST_STALL else []
 
 
+def replace(args: argparse.Namespace) -> dict[str, Any]:
+    args.size_bytes = parse_size(args.size)
+    with TemporaryDirectory(prefix="ckptd-hosts-", dir=args.dir) as temporary:
+        place = Path(temporary)
+        with host_replaced.root_in(args.store, place) as root:
+            return {"machine": describe(place), **host_replaced.measure(root, place, args)}
+
+
+def show_replace(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
+    print(f"3 hosts of 2 ranks, {args.size} each ({args.store}), the slowest of {args.rounds}; ", end="")
+    print(f"{in_words(found['machine'])}\n")
+    rows = [[name, f"{each['restored_s']:.1f}", f"{each['saved_s']:.1f}"] for name, each in found["worst"].items()]
+    print(markdown(("replaced under", "restored s", "saved by all s"), rows))
+    limits = ((name, each["restored_s"]) for name, each in found["worst"].items())
+    return [f"restored after {took:.1f} s, under {name}" for name, took in limits if took > MOST_RESTORED_S]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     phases = parser.add_subparsers(dest="phase", required=True)
@@ -234,7 +256,13 @@ def main() -> None:
     beside.add_argument("--tensors", type=int, default=64)
     beside.add_argument("--saves", type=int, default=9, help="of each, after one that warms up")
     beside.set_defaults(measure=stall, show=show_stall)
-    for phase in (alone, over, beside):
+    lost = phases.add_parser("replace", help="a host is killed whole, and replaced")
+    lost.add_argument("--size", default="64MiB", help="of each host")
+    lost.add_argument("--tensors", type=int, default=16)
+    lost.add_argument("--rounds", type=int, default=3)
+    lost.add_argument("--store", choices=("directory", "seaweedfs", "ceph"), default="directory")
+    lost.set_defaults(measure=replace, show=show_replace)
+    for phase in (alone, over, beside, lost):
         phase.add_argument("--dir", type=Path, help="where to write; default: a temporary directory")
         phase.add_argument("--check", action="store_true", help="exit code 1 if what is aimed at is not reached")
         phase.add_argument("--json", action="store_true")

@@ -117,6 +117,14 @@ def test_hosts_save_over_links_of_given_rates(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.campaign  # it waits for leases, a minute in all
+def test_a_host_is_killed_whole_and_replaced(tmp_path):
+    found = run("hosts.py", "replace", "--size=64KiB", "--tensors=2", "--rounds=1", f"--dir={tmp_path}")
+    assert set(found["worst"]) == {"the same name", "another name"}
+    assert all(0 < each["restored_s"] < each["saved_s"] for each in found["worst"].values())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_where_no_network_can_be_made_it_is_said_why(tmp_path):
     done = start("hosts.py", "network", f"--dir={tmp_path}", environment={"PATH": str(tmp_path)})
     assert done.returncode != 0

@@ -29,8 +29,9 @@ from ckptd.errors import (
 from ckptd.wire import addresses, convert, status, versions
 from ckptd.wire.v1 import common_pb2, save_pb2
 
-FIRST_CONFLICT_WAIT_S = 15.0
-"""How long to wait for a place that is taken: longer than a daemon's usual lease, which we do not know yet."""
+FIRST_CONFLICT_WAIT_S = 20.0
+"""How long to wait for a place that is taken: longer than the usual lease of a daemon, and of a host's agent (15 s),
+which we do not know yet."""
 
 _LONGEST_PAUSE_S = 0.5  # for a daemon that was away: training waits meanwhile
 _LONGEST_CONFLICT_PAUSE_S = 2.0  # for a lease to pass, which takes longer

@@ -228,7 +228,7 @@ class AttendedHosts:
             _log.warning("the agent on %s is gone %s", host, describe_seconds(lost[host]))
             self._submit(host, self._places.host_lost, host, partial(self._lost_s, host))
         if self._places.not_back(self._is_late):
-            self._workers.submit(guarded, self._places.disconnect_late, self._is_late)
+            self._workers.submit(guarded, self._places.disconnect_late, self._is_late, self._present_s)
 
     def _lost_s(self, host: str) -> float | None:
         with self._lock:
@@ -242,4 +242,8 @@ class AttendedHosts:
 
     def _is_late(self, host: str) -> bool:
         """Whether a lease has passed since the present life of a host's agent attended."""
-        return self._clock.boot_s() - self._attended_at.get(host, 0.0) > self.lease_s
+        return self._present_s(host) > self.lease_s
+
+    def _present_s(self, host: str) -> float:
+        """Return for how long the present life of a host's agent attends."""
+        return self._clock.boot_s() - self._attended_at.get(host, 0.0)

@@ -128,11 +128,15 @@ class HostPlaces:
             places = self._hosts[host].places.items()
             return [(host, *place) for place, each in places if each.by != life.incarnation]
 
-    def disconnect_late(self, is_late: Callable[[str], bool]) -> None:
-        """Note that ranks are connected no more whose agent `is_late` with them."""
+    def disconnect_late(self, is_late: Callable[[str], bool], since_s: Callable[[str], float]) -> None:
+        """Note that ranks are connected no more whose agent `is_late` with them.
+
+        Their connections broke with the former life of their agent, so at the latest when the present one attended,
+        `since_s` seconds ago: a rank that replaces one of them does not wait for a second lease.
+        """
         for host in {key[0] for key in self.not_back(is_late)}:
             with self._changes(host):
-                self._disconnect([key for key in self.not_back(is_late) if key[0] == host], 0.0)
+                self._disconnect([key for key in self.not_back(is_late) if key[0] == host], since_s(host))
 
     def _disconnect(self, keys: Sequence[PlaceKey], silent_s: float) -> None:
         for key in keys:

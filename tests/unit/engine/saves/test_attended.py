@@ -8,12 +8,15 @@ import pytest
 
 from ckptd.engine.catalog.term import Term
 from ckptd.engine.hosts.messages import AgentLife, Attached, Beat, Fenced, FromCoordinator, Hello
+from ckptd.engine.identity import Member, RunOptions
 from ckptd.engine.saves.attended import AttendedHosts
 from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.errors import ConflictError
 from tests.fakes.agents import SharedBucket
 from tests.fakes.clock import HandClock
+from tests.fakes.waiting import eventually
 
-LIFE = AgentLife("a", "a-1")
+LIFE, NEXT_LIFE = AgentLife("a", "a-1"), AgentLife("a", "a-2", 1.0)
 LEASE_S = 10.0
 
 
@@ -36,6 +39,21 @@ class Life:
 
     def beat(self) -> FromCoordinator:
         return self.hosts.hear(Beat(LIFE, self.term), lambda said: said)
+
+    def beats(self, agent: AgentLife, for_s: float) -> None:
+        """Let an agent be heard, and time pass."""
+        for _ in range(int(for_s)):
+            self.clock.advance(1.0)
+            assert isinstance(self.hosts.hear(Beat(agent, self.term), lambda said: said), Attached)
+            self.hosts.tick()
+
+    def takes(self, member: Member) -> bool:
+        """Whether a rank of host a gets its place."""
+        try:
+            self.hosts.place("a", "r", member, RunOptions())
+        except ConflictError:
+            return False
+        return True
 
     def is_lost(self) -> bool:
         (host,) = self.hosts.view().hosts
@@ -74,3 +92,14 @@ def test_an_agent_is_not_gone_because_its_coordinator_stood_still(life: Life) ->
         life.clock.advance(LEASE_S / 2)
         life.hosts.tick()
     assert life.is_lost()
+
+
+def test_a_rank_of_a_host_that_was_replaced_waits_for_one_lease_and_not_for_two(life: Life) -> None:
+    life.attend(lambda message, run: None)
+    assert life.takes(Member(0, 1, "before", agent="a"))
+    hello = Hello(NEXT_LIFE, life.coordinator.root.id, 0)
+    assert isinstance(life.hosts.attend(hello, lambda message, run: None, lambda said: said), Attached)
+    life.beats(NEXT_LIFE, LEASE_S)
+    assert not life.takes(Member(0, 1, "after", agent="a"))  # the former one may still come back
+    life.beats(NEXT_LIFE, 1.0)
+    eventually(lambda: life.takes(Member(0, 1, "after", agent="a")), "its place", within_s=40.0)
