@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import re
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ckptd.demo.processes import child_environment
+from ckptd.format import names
 from tests.e2e.killing import left_over
 from tests.e2e.saving_worker import value_of
 from tests.fakes.waiting import eventually
@@ -24,6 +26,7 @@ from tests.faults.hosts.traps import Traps, stop
 from tests.starts import prepared
 
 RUN = "r"
+_RECORD = re.compile(r"\.ckptd/model\.ckpt-\d+\.[0-9a-f]+\.json")
 WAIT_S = 120.0
 PORT = 7000
 
@@ -296,14 +299,25 @@ class World:
             assert (part == value_of(step, rank)).all()
 
     def rubbish(self) -> list[str]:
-        """Return what no checkpoint needs; a record of an aborted save may stay as a tombstone, with no file of it."""
+        """Return what no checkpoint needs and no record explains.
+
+        The record of a save that was not published may stay, with no file of it if the save was aborted. One that was
+        neither, of a coordinator that another has taken over from, has its shards until the next start.
+        """
         prefixes = listed(self.shared)
         kept = {prefix: len(files_of(self.shared, prefix)) - 1 for prefix in prefixes}
         rest = left_over(self.shared.found(), kept)
-        return [name for name in rest if not self.is_tombstone(name)] + self.shared.uploads()
+        explained = {name: self.explained_by(name) for name in rest if _RECORD.fullmatch(name)}
+        shards = {shard for each in explained.values() for shard in each}
+        return [name for name in rest if name not in explained and name not in shards] + self.shared.uploads()
 
-    def is_tombstone(self, name: str) -> bool:
-        return name.startswith(".ckptd/model.ckpt-") and b"aborted_at" in (self.shared.get(name) or b"")
+    def explained_by(self, record: str) -> list[str]:
+        """Return the shards that may be there because of a record: those of a save that nobody has ended."""
+        said = json.loads(self.shared.get(record) or b"{}")
+        if not said or said["published"] or said["aborted_at"] is not None:
+            return []
+        count = len(said["shard_sizes"])
+        return [names.shard_key(said["prefix"], shard, count) for shard in range(count)]
 
     def close(self) -> None:
         self._over.set()
