@@ -129,3 +129,11 @@ class HostSave:
                 what = "the coordinator, which has not said what to write"
         since = "yet" if silent_s is None else f"for {describe_seconds(silent_s)}"
         return f"{ours}: {what} (nothing was heard from it {since})"
+
+
+def why_replaced(host: str) -> str:
+    """Say why an agent that another one of the same host has replaced saves nothing."""
+    return (
+        f"another agent of {host} has attended since, and this one does nothing any more; "
+        "end it, or if they are on two hosts, give each a --name of its own"
+    )

@@ -82,7 +82,7 @@ class AgentLink:
         self._address, self._shown = "", NO_CREDENTIALS
         self._stubs: Stubs | None = None
         self._finding = threading.Lock()
-        self._told_why_not: dict[str, float] = {}  # lines of the log, and when they were written
+        self._told_why_not: dict[str, float] = {}  # reasons, and when the log was told
         self._handed_over: set[bytes] = set()
         self._attending: Any = None
         self._numbers = itertools.count(1)
@@ -129,7 +129,7 @@ class AgentLink:
                         return self._stubs
                 made = Stubs(str(address), channel_to(address, shown))
             except CkptdError as error:
-                self._log_once(f"the coordinator is not found: {error}")
+                self._log_once("the coordinator is not found", error)
                 raise
             with self._lock:
                 former, self._stubs = self._stubs, made
@@ -139,17 +139,17 @@ class AgentLink:
             former.channel.close()
         return made
 
-    def _log_once(self, text: str) -> None:
+    def _log_once(self, what: str, why: CkptdError) -> None:
         """Log why the coordinator is not attended, and again only after a while: it is tried twice a second."""
-        now = time.monotonic()
+        now, reason = time.monotonic(), str(why)
         with self._lock:
             told = self._told_why_not
-            if text in told and now - told[text] < _NOTICE_S:
+            if reason in told and now - told[reason] < _NOTICE_S:
                 return
             if len(told) >= _MOST_REASONS:
                 told.clear()
-            told[text] = now
-        _log.warning("%s", text)
+            told[reason] = now
+        _log.warning("%s: %s", what, reason)
 
     def say(self, message: FromAgent) -> None:
         """Tell the coordinator something, soon; it may be lost."""
@@ -185,9 +185,9 @@ class AgentLink:
             with self._lock:
                 is_ours = self._number == number
             if is_ours:  # else this one has hung up
-                self._log_once(f"the coordinator does not let this agent attend: {ours}")
+                self._log_once("the coordinator does not let this agent attend", ours)
         except CkptdError as error:
-            _log.info("the coordinator cannot be attended: %s", error)
+            self._log_once("the coordinator cannot be attended", error)
         except Exception:  # an agent that goes on without this thread beats, and hears nothing of what it has to do
             _log.exception("a bug in ckptd: the coordinator is attended anew, as what it said was not understood")
         with self._lock:
@@ -207,7 +207,7 @@ class AgentLink:
             except grpc.RpcError as error:
                 _log.debug("the coordinator was not told: %s", status.from_wire(error, address=self._address))
             except CkptdError as error:
-                _log.info("the coordinator was not told: %s", error)
+                self._log_once("the coordinator was not told", error)
             except Exception:  # nor does it tell anything more without this one
                 _log.exception("a bug in ckptd: the coordinator was not told, or its answer was not understood")
 

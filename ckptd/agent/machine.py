@@ -6,7 +6,8 @@ are several requests; those that turn out to be one save are one shard, sealed b
 term than the highest that was seen is not listened to. After a break, and to every new term, the agent says again what
 its ranks declared and what it has sealed; what is sealed is never written again.
 
-The agent ends no save as failed by itself: only the coordinator knows whether a save was committed.
+The agent ends no save as failed by itself: only the coordinator knows whether a save was committed. An agent that
+another life has replaced tells its ranks just that: what they saved is in doubt, and what they begin is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ckptd.agent.effects import Effect, Fill, Find, Send, Stop, Tell
-from ckptd.agent.host_save import HostOutcome, HostSave, PartPhase
+from ckptd.agent.host_save import HostOutcome, HostSave, PartPhase, why_replaced
 from ckptd.engine.hosts.messages import (
     AgentLife,
     Attached,
@@ -93,12 +94,12 @@ class AgentMachine:
 
         With `is_retry` they may have declared this to a former life of this agent; they have waited `waited_s` so far.
         """
-        if self.replaced_by is not None:
-            return []
         request_id = declaration.request_id
         ended = self._ended.get(request_id)
         if ended is not None and ended.outcome is not None:
             return [Tell(request_id, ended.outcome)]
+        if self.replaced_by is not None:
+            return [Tell(request_id, HostOutcome(reason=why_replaced(self.life.host), is_known=not is_retry))]
         if request_id in self._saves:
             return []
         self._saves[request_id] = HostSave(declaration, now - waited_s, since_term=0 if is_retry else None)
@@ -220,8 +221,15 @@ class AgentMachine:
                 return self._end(message)
 
     def _give_way(self, later: AgentLife) -> list[Effect]:
+        """Do nothing any more. No coordinator will say here how saves ended: their ranks are told that, and why."""
         self.replaced_by, self.is_attached = later, False
-        return [Stop(each.save) for each in self._saves.values() if each.phase is PartPhase.FILLING]
+        outcome = HostOutcome(reason=why_replaced(self.life.host), is_known=False)
+        effects: list[Effect] = []
+        for save in list(self._saves.values()):
+            effects += [Stop(save.save)] if save.phase is PartPhase.FILLING else []
+            effects.append(Tell(save.declaration.request_id, outcome))
+            self._forget(save, outcome)
+        return effects
 
     def _go(self, go: Go, now: float) -> list[Effect]:
         save = self._saves.get(go.request_id)

@@ -103,20 +103,21 @@ class ServedHosts:
         self.coordinator.stop()
         self.hosts.close()
 
-    def start(self, host: str) -> Serving:
-        """Begin a life of a host's agent."""
+    def start(self, host: str, place: str = "") -> Serving:
+        """Begin a life of a host's agent; `place` names its socket where that is not the host's."""
+        place = place or host
         agent = Agent(
             self.root,
             host=host,
             root_id=self.coordinator.engine.root.id,
             coordinator=self.coordinator.address,
-            addresses=[f"unix://{self.base}/{host}.sock"],
+            addresses=[f"unix://{self.base}/{place}.sock"],
             settings=self.settings,
             again_s=0.05,
         )
         agent.open()
-        self.agents[host] = Serving(agent, self.base / f"{host}.sock")
-        return self.agents[host]
+        self.agents[place] = Serving(agent, self.base / f"{place}.sock")
+        return self.agents[place]
 
     def stop(self, host: str) -> None:
         """End it."""

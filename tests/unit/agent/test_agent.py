@@ -12,7 +12,7 @@ import pytest
 
 import ckptd
 from ckptd.engine.identity import SaveRef
-from ckptd.errors import ConflictError, NotFoundError
+from ckptd.errors import ConflictError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.wire import methods, status
 from ckptd.wire.convert import MAX_META_GRAPH_BYTES
 from ckptd.wire.v1 import admin_pb2, read_pb2
@@ -94,3 +94,18 @@ def test_what_the_coordinator_refuses_is_told_as_it_was_there(hosts):
     told = status.from_wire(refused.value, address="here")
     assert isinstance(told, ConflictError)
     assert "latest" in str(told)
+
+
+def test_ranks_of_an_agent_that_another_of_its_name_has_replaced_are_told_so_at_once(hosts):
+    first = hosts.agents["a"]
+    with (
+        ckptd.Checkpointer(first.address, "r", rank=0, world_size=2, timeout_s=WAIT_S) as rank,
+        ckptd.Checkpointer(first.address, "r", rank=1, world_size=2, timeout_s=WAIT_S),
+    ):
+        waiting = rank.save(1, W)
+        eventually(lambda: first.engine.saves_of("r").views(), "the save", within_s=WAIT_S)
+        hosts.start("a", "another")
+        with pytest.raises(UnavailableError, match="cannot tell whether .* was saved: another agent of a has attended"):
+            waiting.result(WAIT_S)
+        with pytest.raises(SessionAbortedError, match="step 2 .* another agent of a has attended since"):
+            rank.save(2, W).result(WAIT_S)

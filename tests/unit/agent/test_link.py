@@ -1,4 +1,4 @@
-"""An agent's connection to its coordinator outlives what goes wrong in the agent."""
+"""An agent's connection to its coordinator outlives what goes wrong in the agent, and says once why there is none."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from ckptd.agent.link import AgentLink
 from ckptd.agent.whereabouts import Whereabouts
 from ckptd.engine.hosts.messages import AgentLife, Attached, Beat, Hello
+from ckptd.engine.refusals import NotNowError
 from tests.fakes.served_hosts import WAIT_S, ServedHosts, served_hosts
 
 LIFE = AgentLife("a", "one")
@@ -69,3 +70,26 @@ def test_an_agent_that_fails_over_an_answer_goes_on_telling(hosts, caplog):
         first, second = (heard.get(timeout=WAIT_S) for _ in range(2))
     assert first == second
     assert "a bug in ckptd: the coordinator was not told, or its answer was not understood" in caplog.text
+
+
+class Nowhere(Whereabouts):
+    """Finds no coordinator."""
+
+    def __init__(self) -> None:
+        pass
+
+    def find(self):
+        raise NotNowError("its socket is not there")
+
+
+def test_why_there_is_no_coordinator_is_logged_once_however_often_it_is_tried(caplog):
+    caplog.set_level("INFO", "ckptd.agent")
+    broken = threading.Semaphore(0)
+    link = AgentLink(Nowhere(), find_manifest=NotImplemented, on_message=NotImplemented, on_broken=broken.release)
+    link.start()
+    for _ in range(5):
+        link.say(Hello(LIFE, "root", 0))
+        assert broken.acquire(timeout=WAIT_S)
+    link.close()
+    told = "the coordinator is not found: its socket is not there"
+    assert [record.getMessage() for record in caplog.records] == [told]

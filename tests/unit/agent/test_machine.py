@@ -109,12 +109,29 @@ def test_a_lower_term_is_refused():
     assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 4, REQUEST, "s", (RECEIPT,)))]
 
 
-def test_a_replaced_life_ends_its_writers_and_has_no_effect_any_more():
+def test_a_replaced_life_ends_its_writers_tells_its_ranks_and_has_no_effect_any_more():
     machine = filling()
-    assert machine.hear(Replaced(3, AgentLife("h3", "two", 2.0)), 2.0) == [Stop("s")]
+    stop, told = machine.hear(Replaced(3, AgentLife("h3", "two", 2.0)), 2.0)
+    assert stop == Stop("s")
+    assert isinstance(told, Tell)
+    assert (told.request_id, told.outcome.is_known) == (REQUEST, False)  # the coordinator may commit it
+    assert "another agent of h3 has attended since" in told.outcome.reason
     assert machine.filled(RECEIPT, 3.0) == []
     assert machine.tick(100.0) == []
-    assert machine.declare(declaration("h3", 6, (6, 7), 8), 3.0) == []
+    assert machine.waits(100.0) == []
+    assert machine.declare(MINE, 3.0) == [told]
+
+
+@pytest.mark.parametrize("is_retry", [False, True])
+def test_what_is_declared_to_a_replaced_life_is_refused_with_the_reason(is_retry):
+    machine = filling()
+    machine.hear(Replaced(3, AgentLife("h3", "two", 2.0)), 2.0)
+    said = declaration("h3", 6, (6, 7), 8)
+    [told] = machine.declare(said, 3.0, is_retry=is_retry)
+    assert isinstance(told, Tell)
+    assert told.request_id == said.request_id
+    assert told.outcome.is_known is not is_retry  # a former life may have declared what is repeated
+    assert "give each a --name of its own" in told.outcome.reason
 
 
 def test_a_taken_key_is_never_deleted_it_holds_the_same_bytes_or_the_save_ends():
