@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -86,7 +87,8 @@ class Network:
         self.holder = self._hold.pid
         number = next(_numbers)
         self._own = f"ck{os.getpid()}.{number}"
-        self.prefix = f"10.213.{(os.getpid() + 97 * number) % 256}"
+        third, self._reserved = _reserve()
+        self.prefix = f"10.213.{third}"
         self.address = f"{self.prefix}.1"
         self.hosts: dict[str, Host] = {}
         _run("ip", "link", "add", self._own, "type", "veth", "peer", "name", "up0", "netns", self.holder)
@@ -117,6 +119,20 @@ class Network:
             host.close()
         _end(self._hold)
         eventually(lambda: not Path(f"/sys/class/net/{self._own}").exists(), "the end of the network")
+        self._reserved.close()
+
+
+def _reserve() -> tuple[int, socket.socket]:
+    """Return a number that no other test of this machine has until the socket is closed, or this process ends."""
+    for number in range(256):
+        reserved = socket.socket(socket.AF_UNIX)
+        try:
+            reserved.bind(f"\0ckptd-tests-network-{number}")
+        except OSError:
+            reserved.close()
+        else:
+            return number, reserved
+    raise AssertionError("all networks are in use")
 
 
 def _held() -> subprocess.Popen[bytes]:

@@ -24,7 +24,7 @@ from ckptd.wire.v1 import agent_pb2
 from tests import seams
 from tests.fakes.clock import HandClock
 
-WAIT_S = 20
+WAIT_S = 60
 TOKEN = "ckptd_a-secret"
 OURS, THEIRS = trustme.CA(), trustme.CA()
 SHOWN = Credentials(token=TOKEN, ca=OURS.cert_pem.bytes())
