@@ -25,6 +25,15 @@ class Retries:
         self._pause_s = _FIRST_PAUSE_S
         self._is_told = False
 
+    @property
+    def left_s(self) -> float:
+        """How long there may be further attempts."""
+        return self._began_at + self._deadline_s - time.monotonic()
+
+    def excuse(self, seconds: float) -> None:
+        """Let the deadline be later: so long it went on, or waited for its turn."""
+        self._began_at += seconds
+
     def pause(self, error: UnavailableError) -> None:
         """Wait before the next attempt; raise `error` when there is no time for one."""
         wait_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311 (jitter, no secret)

@@ -3,7 +3,8 @@
 `botocore` finds region, endpoint and credentials as everywhere in that ecosystem (environment, profiles, roles, with
 their renewal) and signs, unless a public bucket is read without credentials; `urllib3` keeps the connections. What is
 repeated and how often is decided here: a lost answer is requested again, so a request may be carried out
-twice, which the caller has to tolerate.
+twice, which the caller has to tolerate. A link that is slow is no reason to give up: what counts is the time in which
+no byte moves (`ckptd.storage.bucket.s3_connections`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -34,12 +37,17 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.storage.bucket import s3_errors
+from ckptd.storage.bucket.at_once import AtOnce
 from ckptd.storage.bucket.retrying import Retries
+from ckptd.storage.bucket.s3_connections import Body, Movement, pools
 
-_PIECE_BYTES = 1 << 20  # sent at once; each has the progress timeout to itself
+_PIECE_BYTES = 1 << 20  # received at once
+_LARGE_BYTES = 1 << 20  # bodies from this size on take turns where a link is slow
+_MOST_LARGE = 32
 _MOST_DAMAGED = 3  # times that bytes may arrive damaged
 _MAX_ANSWER_BYTES = 64 << 20
 _REPEATED = (urllib3.exceptions.HTTPError, OSError)
+_TIMEOUTS = (urllib3.exceptions.TimeoutError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +69,22 @@ class Patience:
 
     Attributes:
         connect_s: for a connection.
-        progress_s: how long a connection may move no byte at all; then the request is repeated.
-        deadline_s: how long a request is repeated.
+        progress_s: how long a connection may move no byte at all; then the request is repeated, and next time that
+            takes twice as long.
+        deadline_s: how long a request is repeated. The time in which bytes moved does not count.
     """
 
     connect_s: float = 5.0
     progress_s: float = 10.0
     deadline_s: float = 60.0
+
+    def longer_than(self, last: Patience, left_s: float) -> Patience:
+        """Return twice the `last`, but no more than what is left, or this."""
+        return Patience(
+            max(self.connect_s, min(2 * last.connect_s, left_s)),
+            max(self.progress_s, min(2 * last.progress_s, left_s)),
+            self.deadline_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +141,13 @@ class S3Requests:
             self.base_url = f"{scheme}://{bucket}.{host}"
         else:
             self.base_url = f"{endpoint}/{quote(bucket, safe='')}"
-        timeout = urllib3.Timeout(connect=self._patience.connect_s, read=self._patience.progress_s)
+        self._at_once = AtOnce(_MOST_LARGE)
         common: dict[str, Any] = {
             "maxsize": num_connections,
             "retries": False,
-            "timeout": timeout,
             "ca_certs": session.get_config_variable("ca_bundle") or None,
         }
-        proxy = _proxy_for(self.base_url)
-        self._pool = urllib3.ProxyManager(proxy, **common) if proxy else urllib3.PoolManager(**common)
+        self._pool = pools(_proxy_for(self.base_url), **common)
         client.close()
 
     def send(
@@ -158,10 +173,11 @@ class S3Requests:
         Raises:
             CkptdError: what the server said, or `UnavailableError` when it gives no useful answer.
         """
-        retries, is_renewed, num_damaged = Retries(self._patience.deadline_s), False, 0
+        retries, is_renewed, num_damaged, patience = Retries(self._patience.deadline_s), False, 0, self._patience
         for num_attempts in itertools.count(1):
             try:
-                answer = self._once(method, key, query or {}, headers or {}, body, into)
+                with self._turn(body, retries):
+                    answer = self._once(method, key, query or {}, headers or {}, body, into, patience, retries)
                 return replace(answer, num_attempts=num_attempts)
             except _ExpiredError as expired:
                 if is_renewed:
@@ -174,7 +190,25 @@ class S3Requests:
                     raise
             except UnavailableError as error:
                 retries.pause(error)
+                if isinstance(error.__cause__, _TIMEOUTS):
+                    patience = self._patience.longer_than(patience, retries.left_s)
         raise AssertionError("the loop above has no end")
+
+    @contextmanager
+    def _turn(self, body: Sequence[memoryview], retries: Retries) -> Iterator[None]:
+        """Wait for a turn if the body is large, and note how that ends."""
+        if sum(memory.nbytes for memory in body) < _LARGE_BYTES:
+            yield
+            return
+        began_at = time.monotonic()
+        with self._at_once.one():
+            retries.excuse(time.monotonic() - began_at)
+            try:
+                yield
+            except UnavailableError as error:
+                self._at_once.stopped(str(error))
+                raise
+            self._at_once.arrived()
 
     def _once(
         self,
@@ -184,6 +218,8 @@ class S3Requests:
         headers: Mapping[str, str],
         body: Sequence[memoryview],
         into: Sequence[memoryview] | None,
+        patience: Patience,
+        retries: Retries,
     ) -> Answer:
         url = f"{self.base_url}/{quote(key.encode('utf-8', 'surrogateescape'), safe='/~')}"
         if query:
@@ -194,12 +230,14 @@ class S3Requests:
         request = AWSRequest(method=method, url=url, headers=sent)
         if not self._options.anon:
             _Unsigned(self._frozen(), "s3", self.region).add_auth(request)
+        movement = Movement()
         try:
             answer = self._pool.urlopen(
                 method,
                 url,
                 headers=dict(request.headers.items()),
-                body=_pieces(body) if body else None,
+                body=Body(body, movement, patience.progress_s) if body else None,
+                timeout=urllib3.Timeout(connect=patience.connect_s, read=patience.progress_s),
                 preload_content=False,
                 redirect=False,
                 decode_content=False,
@@ -208,7 +246,7 @@ class S3Requests:
                 if answer.status < 300 and into is not None:
                     _check_length(answer, sum(memory.nbytes for memory in into), key)
                     for memory in into:
-                        _fill(answer, memory.cast("B"))
+                        _fill(answer, memory.cast("B"), movement)
                     data = b""
                 else:
                     data = answer.read(_MAX_ANSWER_BYTES + 1, decode_content=False)
@@ -219,6 +257,7 @@ class S3Requests:
                 raise
             answer.release_conn()
         except _REPEATED as error:
+            retries.excuse(movement.lasted_s)
             raise UnavailableError(f"{self.base_url}: {_reason_of(error)}", key=key or None) from error
         # A slow answer may begin with a status of 200, to keep the connection alive, and end in an error.
         code = s3_errors.code_of(data) if answer.status >= 300 or method != "GET" else ""
@@ -303,13 +342,6 @@ def _given(session: Any, options: S3Options) -> Any:
     return session.get_credentials()
 
 
-def _pieces(body: Sequence[memoryview]) -> Iterator[memoryview]:
-    for memory in body:
-        view = memory.cast("B")
-        for at in range(0, len(view), _PIECE_BYTES):
-            yield view[at : at + _PIECE_BYTES]
-
-
 def _check_length(answer: Any, wanted: int, key: str) -> None:
     length = int(answer.headers.get("Content-Length", wanted))
     if length < wanted:
@@ -318,13 +350,14 @@ def _check_length(answer: Any, wanted: int, key: str) -> None:
         raise InvalidRequestError("the server does not offer ranges", key=key, expected=wanted, actual=length)
 
 
-def _fill(answer: Any, into: memoryview) -> None:
+def _fill(answer: Any, into: memoryview, movement: Movement) -> None:
     """Read a body into memory; one that is cut short is a broken connection."""
     done = 0
     # urllib3's own `readinto` reads into memory of its own and copies; the response below it does not.
     source = getattr(answer, "_fp", None) or answer
     while done < len(into):
-        count = source.readinto(into[done:])
+        count = source.readinto(into[done : done + _PIECE_BYTES])
         if not count:
             raise urllib3.exceptions.IncompleteRead(done, len(into) - done)
         done += count
+        movement.note()

@@ -20,7 +20,7 @@ T = TypeVar("T")
 NUM_SENDERS = 8
 _LIMIT_BYTES = 256 << 20
 _KEPT_BYTES = 256 << 20
-_WAIT_S = 300.0
+_WAIT_S = 1800.0  # on a slow link one part takes minutes
 
 
 class Parts:
@@ -33,6 +33,7 @@ class Parts:
         self._free: list[bytearray] = []
         self._out_bytes = 0
         self._num_sending = 0
+        self._num_ended = 0
         self._senders = threads.Pool(num_senders, "ckptd-upload")
 
     @property
@@ -44,15 +45,19 @@ class Parts:
         """Let one more part be under way; wait while the limit is reached.
 
         Raises:
-            UnavailableError: when no part could be sent for minutes.
+            UnavailableError: when no part could be sent for half an hour.
         """
         with self._changed:
 
             def may_go_on() -> bool:
                 return self._out_bytes + size_bytes <= self._limit_bytes or self._num_sending == 0
 
-            if not self._changed.wait_for(may_go_on, _WAIT_S):
-                raise UnavailableError("no part of any upload could be sent for minutes")
+            num_ended = -1
+            while not may_go_on():
+                if num_ended == self._num_ended:
+                    raise UnavailableError("no part of any upload could be sent for half an hour")
+                num_ended = self._num_ended
+                self._changed.wait_for(may_go_on, _WAIT_S)
             self._out_bytes += size_bytes
 
     def dismiss(self, size_bytes: int, buffer: bytearray | None = None) -> None:
@@ -84,6 +89,7 @@ class Parts:
             finally:
                 with self._changed:
                     self._num_sending -= 1
+                    self._num_ended += 1
                     self._changed.notify_all()
 
         return self._senders.call(counted)
