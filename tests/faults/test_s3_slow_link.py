@@ -18,7 +18,7 @@ from tests.services.slow_link import SlowLink
 
 NUM_PARTS = 6
 PART_BYTES = 3 << 19
-HASTY = Patience(connect_s=2.0, progress_s=2.0, deadline_s=6.0)
+HASTY = Patience(connect_s=2.0, progress_s=2.0, deadline_s=20.0)
 
 
 @pytest.fixture
