@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeVar
 
 from ckptd.agent.host_calls import HostCalls
@@ -152,7 +153,8 @@ class Agent:
     def disconnect(self, run: str, member: Member, epoch: int) -> None:
         """See `Engine`."""
         self._seats.disconnect(run, member, epoch, self.clock.boot_s())
-        self._calls.workers.submit(self._seats.depart, run, member, epoch, False)
+        with suppress(RuntimeError):  # closed meanwhile: the coordinator hears that this agent ends
+            self._calls.workers.submit(self._seats.depart, run, member, epoch, False)
 
     def leave(self, run: str, member: Member, epoch: int) -> None:
         """See `Engine`."""

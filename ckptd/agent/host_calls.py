@@ -32,7 +32,7 @@ from ckptd.engine.saves.known_manifests import KnownManifests
 from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.settings import Settings
-from ckptd.errors import ConflictError, NotFoundError
+from ckptd.errors import ConflictError, NotFoundError, UnavailableError
 from ckptd.format import names
 from ckptd.storage.base import Store
 from ckptd.wire.v1 import common_pb2
@@ -266,4 +266,7 @@ class HostCalls:
                 return
         self.seats.check(save.run, save.rank, save.incarnation, save.epoch)
         relayed = replace(save, epoch=self.seats.epoch(save.run))
-        self.workers.submit(withdraw, self.link, relayed, request_id, reason, name)
+        try:
+            self.workers.submit(withdraw, self.link, relayed, request_id, reason, name)
+        except RuntimeError as error:  # closed meanwhile: the rank says it to the next life
+            raise UnavailableError(f"the agent on {self.host} ends") from error

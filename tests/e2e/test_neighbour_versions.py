@@ -22,8 +22,8 @@ from tests.e2e.saving_worker import value_of
 from tests.e2e.test_agents import COUNT, HOSTS, WAIT_S, Hosts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FORMER = "72de986189653a97f11b5159395e790cfc45c718"
-"""The first commit whose agents and coordinator work with today's: what is on the wire since then is kept."""
+FORMER = "d4f343076f4bf7e42a2de33bde6bc005813ff4da"
+"""The oldest commit that was found to work with today's agents and coordinators: its wire is promised from then on."""
 
 BUILD_S = 300
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.engine.identity import SaveRef
+from ckptd.engine.identity import Member, RunOptions, SaveRef
 from ckptd.errors import ConflictError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.wire import methods, status
 from ckptd.wire.convert import MAX_META_GRAPH_BYTES
@@ -109,3 +109,13 @@ def test_ranks_of_an_agent_that_another_of_its_name_has_replaced_are_told_so_at_
             waiting.result(WAIT_S)
         with pytest.raises(SessionAbortedError, match="step 2 .* another agent of a has attended since"):
             rank.save(2, W).result(WAIT_S)
+
+
+def test_ranks_whose_calls_come_after_the_agents_end_are_told_to_repeat_them_and_those_that_go_are_no_error(hosts):
+    agent = hosts.agents["a"].engine
+    member = Member(0, 1, "r0", "a")
+    epoch = agent.join("r", member, RunOptions())
+    assert agent.close()
+    with pytest.raises(UnavailableError, match="the agent on a ends"):
+        agent.withdraw(SaveRef("r", epoch, 1, rank=0, incarnation="r0"), "q1", "it raised", "ValueError")
+    assert agent.disconnect("r", member, epoch) is None

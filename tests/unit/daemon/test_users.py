@@ -1,4 +1,7 @@
-"""A real `ckptd serve` whose Unix socket users share: it tells them apart, and a policy says what each may do."""
+"""A real `ckptd serve` whose Unix socket users share: it tells them apart, and a policy says what each may do.
+
+An agent does so as a daemon that writes all of its checkpoints does.
+"""
 
 from __future__ import annotations
 
@@ -71,8 +74,24 @@ def policy(tmp_path):
     return str(path)
 
 
-def shared(serve, place, *flags, **options) -> Process:
-    return serve("--listen", f"unix://{place}/s", "--socket-mode", "0666", *flags, **options).ready()
+@pytest.fixture(params=["whole", "agent"])
+def role(request, serve, place):
+    """The flags of each role that has ranks; an agent's coordinator is there, for our own user alone."""
+    if request.param == "whole":
+        return ()
+    coordinator = f"unix://{place}/coordinator"
+    serve("--role", "coordinator", "--listen", coordinator, name="coordinator").ready()
+    return "--role", "agent", "--name", "h1", "--coordinator", coordinator
+
+
+@pytest.fixture
+def shared(serve, place, role):
+    """Start a daemon, or an agent, whose socket all users may use."""
+
+    def start(*flags, **options) -> Process:
+        return serve(*role, "--listen", f"unix://{place}/s", "--socket-mode", "0666", *flags, **options).ready()
+
+    return start
 
 
 def said_by(user, address, *runs):
@@ -94,8 +113,8 @@ def list_run(channel, run, metadata=()):
 
 
 @pytest.mark.parametrize("memory", ["0", str(1 << 24)])
-def test_each_user_of_a_shared_socket_has_what_the_policy_gives_it(serve, place, policy, memory):
-    daemon = shared(serve, place, "--policy", policy, "--arena-bytes", memory)
+def test_each_user_of_a_shared_socket_has_what_the_policy_gives_it(shared, place, policy, memory):
+    daemon = shared("--policy", policy, "--arena-bytes", memory)
     assert stat.S_IMODE((place / f"s{TICKET_SUFFIX}").stat().st_mode) == 0o666
     for user in USERS:
         own, foreign = f"of-{user}/r", f"of-{user + 1}/r"
@@ -104,8 +123,8 @@ def test_each_user_of_a_shared_socket_has_what_the_policy_gives_it(serve, place,
         assert f"uid:{user} may not save to run '{foreign}'" in refused
 
 
-def test_a_call_without_a_ticket_is_no_users(serve, place, policy):
-    daemon = shared(serve, place, "--policy", policy)
+def test_a_call_without_a_ticket_is_no_users(shared, place, policy):
+    daemon = shared("--policy", policy)
     with grpc.insecure_channel(addresses.parse(daemon.listening[0]).target) as channel:
         error = list_run(channel, "starts/r")
         assert isinstance(error, NotPermittedError)
@@ -119,11 +138,11 @@ def test_a_call_without_a_ticket_is_no_users(serve, place, policy):
         assert list_run(channel, "starts/r", ours) is None
 
 
-def test_a_ticket_counts_at_the_socket_alone(serve, place, tmp_path):
+def test_a_ticket_counts_at_the_socket_alone(shared, place, tmp_path):
     token = tmp_path / "token"
     token.write_text("secret")
     token.chmod(0o600)
-    daemon = shared(serve, place, "--listen", "127.0.0.1:0", "--token-file", str(token))
+    daemon = shared("--listen", "127.0.0.1:0", "--token-file", str(token))
     ticket = ((TICKET_KEY, ticket_for(f"{place}/s")),)
     for address in daemon.listening:  # without a policy only the token lets in, as without tickets
         with open_channel(addresses.parse(address)) as channel:
@@ -132,10 +151,10 @@ def test_a_ticket_counts_at_the_socket_alone(serve, place, tmp_path):
             assert list_run(channel, "a/r", ticket) is None
 
 
-def test_a_job_goes_on_with_the_ticket_of_the_next_life(serve, place, policy):
+def test_a_job_goes_on_with_the_ticket_of_the_next_life(shared, place, policy):
     with ckptd.Checkpointer(f"unix://{place}/s", "starts/r", timeout_s=WAIT_S) as checkpointer:
         for step, ending in enumerate((signal.SIGKILL, signal.SIGTERM)):
-            daemon = shared(serve, place, "--policy", policy, name=f"life-{step}")
+            daemon = shared("--policy", policy, name=f"life-{step}")
             checkpointer.save(step, {"w": np.ones(4)}).result()
             daemon.process.send_signal(ending)
             daemon.wait()
@@ -156,9 +175,9 @@ def test_a_socket_for_its_owner_gives_tickets_too(serve, place):
     assert list_run(daemon.channel(), "a/r") is None
 
 
-def test_crowds_at_the_socket_for_tickets_hold_nothing(serve, place):
+def test_crowds_at_the_socket_for_tickets_hold_nothing(shared, place):
     """Each connection is answered and closed: those that read nothing leave nothing in the daemon."""
-    daemon = shared(serve, place)
+    daemon = shared()
     descriptors = Path(f"/proc/{daemon.process.pid}/fd")
     before = len(list(descriptors.iterdir()))
     crowd = []
