@@ -214,14 +214,13 @@ class Job:
         while not is_there():
             self._hear(0)
             if (code := self._children.code(daemon.pid)) is not None:
-                raise UnavailableError(
-                    f"the {daemon.what} ended at its start, {_how(code)}{daemon.last_words()}", key=self._options.root
-                )
+                _tell_last_words(daemon)
+                raise UnavailableError(f"the {daemon.what} ended at its start, {_how(code)}", key=self._options.root)
             now = time.monotonic()
             if now >= until:
+                _tell_last_words(daemon)
                 raise UnavailableError(
                     f"the {daemon.what} takes no saves {self._options.start_s:g} s after its start: {self._why(daemon)}"
-                    f"{daemon.last_words()}"
                 )
             if now - told_at >= _NOTICE_S:
                 told_at = now
@@ -341,6 +340,12 @@ class Job:
             [daemon.pid for daemon in self._daemons], time.monotonic() + self._options.grace_s + _TAIL_S
         )
         self._children.end_descendants((), 0.0)
+
+
+def _tell_last_words(daemon: JobDaemon) -> None:
+    """Log them: an error's message is one line."""
+    if words := daemon.last_words():
+        _log.warning("the log of the %s ends:%s", daemon.what, words)
 
 
 def _how(code: int) -> str:
