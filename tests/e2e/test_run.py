@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 
 import ckptd
 from ckptd.demo.processes import child_environment
+from ckptd.wire import methods
+from ckptd.wire.v1 import admin_pb2
 from tests.fakes.waiting import eventually
 
 WAIT_S = 60.0
@@ -70,6 +73,15 @@ class Running:
 
     def pid_of(self, what: str) -> int:
         return next(pid for pid, line in self.living().items() if what in line)
+
+    def awaits(self) -> list[str]:
+        """Return what saves at the daemon wait for; nothing before it listens."""
+        found: list[str] = []
+        for path in self.base.glob("ckptd-run-*/ckptd.sock"):
+            with contextlib.suppress(grpc.RpcError), grpc.insecure_channel(f"unix:{path}") as channel:
+                status = methods.Stub(channel, methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=WAIT_S)
+                found += [each for run in status.runs for save in run.saves for each in save.waiting_for]
+        return found
 
     def comes(self, name: str) -> None:
         """Wait for a file that the trainer makes."""
@@ -169,8 +181,12 @@ def test_whichever_of_its_processes_is_killed_all_the_others_end(tmp_path, which
 
 
 def test_an_accepted_save_that_is_lost_is_exit_code_5(tmp_path):
-    program = SAVES + "save(1)\ntime.sleep(0.5)\nos._exit(0)\n"  # rank 1 of 2 never comes
+    program = SAVES + (  # rank 1 of 2 never comes
+        "save(1)\nwhile not (here / 'go on').exists(): time.sleep(0.01)\nos._exit(0)\n"
+    )
     with Running(tmp_path, program, "--grace-s", "1", world_size=2) as running:
+        eventually(running.awaits, "a save that the daemon has accepted", within_s=WAIT_S)
+        (tmp_path / "go on").touch()
         assert running.ends() == 5
         assert "a save that was accepted was not published" in running.err
         running.leaves_nothing()
@@ -178,7 +194,7 @@ def test_an_accepted_save_that_is_lost_is_exit_code_5(tmp_path):
 
 def test_a_trainer_that_does_not_end_is_killed_within_the_grace_time(tmp_path):
     program = SAVES + (
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsave(1)\n(here / 'saved').touch()\ntime.sleep(300)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsave(1).result()\n(here / 'saved').touch()\ntime.sleep(300)\n"
     )
     with Running(tmp_path, program, "--grace-s", "2") as running:
         running.comes("saved")
