@@ -276,7 +276,7 @@ class World:
     def check(self) -> None:
         """What holds whatever has happened; all processes are up."""
         assert not self.went_back
-        eventually(lambda: not self.rubbish(), self.rubbish, within_s=WAIT_S)
+        eventually(lambda: not self.rubbish(), lambda: f"{self.rubbish()}\n{self.told()}", within_s=WAIT_S)
         prefixes = listed(self.shared)
         steps = [_step_of(prefix) for prefix in prefixes]
         assert steps == sorted(steps)
