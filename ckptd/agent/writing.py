@@ -128,7 +128,7 @@ class Writing:
                 self._told_anew(message)
             if isinstance(message, Replaced):
                 host = machine.life.host
-                _log.error("another life of the agent of %s has taken over; this one does nothing any more", host)
+                _log.error("another agent of the name %s has taken over; this one does nothing any more", host)
             if machine.is_attached and (not was_attached or term != machine.highest_term):
                 _log.info("attends the coordinator of term %d as %s", machine.highest_term, machine.life.host)
                 self.workers.submit(self._on_attached)

@@ -42,7 +42,6 @@ LEAVE_S = 15.0
 """At the end, how long after the grace time the store may take to remove what aborted saves have written."""
 _LOOK_AT_OWNERSHIP_S = 0.5
 _TAKEN_OVER = "all runs in use were taken over by another owner"
-_FENCED = "another coordinator has taken the root"
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """How much garbage in cycles may wait for its collector.
@@ -191,7 +190,7 @@ async def _serve(
         raise
     watching = [
         asyncio.create_task(_watch_ownership(role, server, endings, config)),
-        asyncio.create_task(_watch_root(role, endings)),
+        asyncio.create_task(_watch_place(role, endings)),
         asyncio.create_task(files.run()),
         asyncio.create_task(hangups.run()),
     ]
@@ -209,7 +208,7 @@ async def _serve(
     finished = await loop.run_in_executor(None, role.close, config.grace_s)
     leaving.cancel()
     code = 0 if finished else SessionAbortedError.exit_code
-    if reason in (_TAKEN_OVER, _FENCED):
+    if reason in (_TAKEN_OVER, role.successor):
         code = ConflictError.exit_code
     _leave_after(LEAVE_S, config, code)  # a call that nothing waits for any more may still be at the store
     await server.stop()
@@ -232,11 +231,11 @@ async def _watch_ownership(role: Role, server: Server, endings: asyncio.Queue[st
         await asyncio.sleep(_LOOK_AT_OWNERSHIP_S)
 
 
-async def _watch_root(role: Role, endings: asyncio.Queue[str]) -> None:
-    """End when another coordinator has taken the root."""
-    while role.hosts is not None:
-        if role.is_fenced:
-            endings.put_nowait(_FENCED)
+async def _watch_place(role: Role, endings: asyncio.Queue[str]) -> None:
+    """End when another coordinator, or another agent of this name, has taken our place."""
+    while (successor := role.successor) is not None:
+        if successor:
+            endings.put_nowait(successor)
             return
         await asyncio.sleep(_LOOK_AT_OWNERSHIP_S)
 

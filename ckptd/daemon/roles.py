@@ -77,8 +77,8 @@ class Role(Protocol):
         """Begin what is done besides serving. May block."""
 
     @property
-    def is_fenced(self) -> bool:
-        """Whether another coordinator has taken the root: then this process is to end."""
+    def successor(self) -> str | None:
+        """What has taken the place of this process, which is then to end; "" while nothing has, None where none can."""
 
     def taken_over(self) -> tuple[list[str], bool] | None:
         """Return the runs that another owner has taken over, and whether these are all; None where that cannot be."""
@@ -168,9 +168,9 @@ class Whole:
             self._scrub = Scrub(self.engine, self._config.scrub_bytes_per_s, self._config.scrub_every_s)
 
     @property
-    def is_fenced(self) -> bool:
+    def successor(self) -> str | None:
         """See `Role`: of a bucket it hears run by run."""
-        return False
+        return None
 
     def taken_over(self) -> tuple[list[str], bool] | None:
         """See `Role`."""
@@ -208,22 +208,22 @@ class Coordinating(Whole):
 
     def close(self, grace_s: float = 0.0) -> bool:
         """See `Role`: what another coordinator goes on with is not waited for."""
-        finished = super().close(0.0 if self.is_fenced else grace_s)
+        finished = super().close(0.0 if self.successor else grace_s)
         if self.hosts is not None:
             self._hosts.close()
         return finished
 
     @property
-    def is_fenced(self) -> bool:
+    def successor(self) -> str | None:
         """See `Role`."""
-        return self.hosts is not None and self._hosts.is_fenced
+        is_fenced = self.hosts is not None and self._hosts.is_fenced
+        return "another coordinator has taken the root" if is_fenced else ""
 
 
 class AgentRole:
     """The agent of this host; see `Role`."""
 
     hosts: Attending | None = None
-    is_fenced = False
 
     def __init__(self, config: Config, options: ServerOptions, environ: Mapping[str, str]) -> None:
         """Open nothing yet."""
@@ -235,6 +235,7 @@ class AgentRole:
             check_address(text)
         self._whereabouts = Whereabouts(self._store, config.coordinator, lambda: credentials_of(config))
         self._agent: Agent | None = None
+        self._attends = False
 
     @property
     def engine(self) -> Agent:
@@ -243,7 +244,7 @@ class AgentRole:
         return self._agent
 
     def open(self) -> None:
-        """See `Role`: wait until a coordinator has opened the root, and begin to attend."""
+        """See `Role`: wait until a coordinator has opened the root."""
         self._agent = Agent(
             self._store,
             host=self._host,
@@ -251,11 +252,11 @@ class AgentRole:
             coordinator=self._whereabouts,
             settings=settings_of(self._config, self._options.priority),
         )
-        self._agent.open()
 
     def tick(self) -> None:
         """See `Role`."""
-        self.engine.tick()
+        if self._attends:
+            self.engine.tick()
 
     def listens(self, bound: Sequence[str]) -> None:
         """See `Role`: other agents reach this one at what is advertised, or at all but its sockets."""
@@ -265,15 +266,24 @@ class AgentRole:
         self.engine.advertise(reached)
 
     def begin(self) -> None:
-        """See `Role`: it attends already."""
+        """See `Role`: attend. That takes the place of an earlier life, so not before it can serve."""
+        self.engine.open()
+        self._attends = True
 
     def taken_over(self) -> tuple[list[str], bool] | None:
         """See `Role`: it owns no runs."""
         return None
 
+    @property
+    def successor(self) -> str | None:
+        """See `Role`: a later life of this agent, or the agent of another host that was given the same name."""
+        if self._agent is None or not self._agent.attending().is_replaced:
+            return ""
+        return f"another agent of the name {self._host} has taken over; if it is of another host, give each its --name"
+
     def close(self, grace_s: float = 0.0) -> bool:
-        """See `Role`."""
-        return self._agent is None or self._agent.close(grace_s)
+        """See `Role`: of its saves the agent that has taken over hears, as their ranks come to it."""
+        return not self._attends or self.engine.close(0.0 if self.successor else grace_s)
 
 
 def host_name(config: Config, environ: Mapping[str, str]) -> str:

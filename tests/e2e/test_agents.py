@@ -201,6 +201,37 @@ def test_a_coordinator_and_an_agent_that_are_killed_at_one_moment_go_on(hosts):
     assert shard.stat().st_ino == before
 
 
+def test_an_agent_that_cannot_listen_does_not_take_the_place_of_the_one_that_does(hosts):
+    command = [sys.executable, "-m", "ckptd", "serve", "--role", "agent", "--name", "b", "--root", str(hosts.root)]
+    where = ["--listen", hosts.address("b"), "--coordinator", hosts.address("coordinator")]
+    second = subprocess.run([*command, *where], capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert second.returncode == 4
+    assert "another daemon listens on" in second.stderr
+    hosts.crew.save(30, COUNT)
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
+    hosts.check(30)
+
+
+def test_an_agent_ends_when_another_of_its_name_has_taken_over(hosts):
+    """As when two hosts were given one name: the ranks of the former hear that no agent is there, and wait for none."""
+    former = hosts.processes["b"]
+    log = (hosts.base / "other.log").open("ab")
+    role = ["--role", "agent", "--name", "b", "--coordinator", hosts.address("coordinator")]
+    where = ["--root", str(hosts.root), "--listen", hosts.address("other")]
+    with log:
+        other = hosts.launch("other", [sys.executable, "-m", "ckptd", "serve", *role, *where], log)
+    try:
+        assert former.wait(WAIT_S) == 4
+        assert "another agent of the name b has taken over" in (hosts.base / "b.log").read_text()
+    finally:
+        other.kill()
+        other.wait(WAIT_S)
+    hosts.start("b")
+    hosts.crew.save(31, COUNT)
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
+    hosts.check(31)
+
+
 def test_a_rank_that_is_killed_before_it_declares_is_named(hosts):
     hosts.crew.save(10, COUNT, range(5))
     hosts.crew.kill(5)
