@@ -20,6 +20,7 @@ import grpc
 from grpc import aio
 from plans import GROUP, manifest_of
 
+from ckptd.agent.placing import this_boot
 from ckptd.engine.hosts.messages import (
     AgentLife,
     Beat,
@@ -63,7 +64,8 @@ class SimulatedAgent:
 
     def __init__(self, channel: aio.Channel, number: int, num_hosts: int, held: Sequence[Manifest]) -> None:
         self._channel, self._counted = channel, Counted()
-        self.life = AgentLife(f"host-{number}", secrets.token_hex(16), time.clock_gettime(time.CLOCK_BOOTTIME), "boot")
+        born = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.life = AgentLife(f"host-{number}", secrets.token_hex(16), born, this_boot())
         self._manifests = held
         ranks = range(number * GROUP, (number + 1) * GROUP)
         self._members = [Member(rank, num_hosts * GROUP, secrets.token_hex(16), self.life.host, 1) for rank in ranks]

@@ -20,6 +20,7 @@ NOT_RUN = {
     ("docs/torch.md", 'with ckptd.Checkpointer(address, "runs/torch", rank=rank, world_size=world_size) as ckpt:'),
     ("docs/shared-memory.md", "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"),
     ("docs/performance.md", "python -m venv /tmp/peers"),
+    ("docs/performance.md", "python benchmarks/hosts.py coordinator --check"),
     ("docs/performance.md", "python benchmarks/interference.py --dir /mnt/disk"),
     ("docs/performance.md", "python benchmarks/many_workers.py"),
     ("docs/many-hosts.md", "#SBATCH --nodes=8 --ntasks-per-node=1 --signal=TERM@120"),
