@@ -7,14 +7,13 @@ schema lacks is an error and not a wish, as a misspelt ``token_file`` would othe
 from __future__ import annotations
 
 import difflib
-import json
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ckptd.daemon.setting import Setting, as_toml, checked, from_text
 from ckptd.engine.priority import IO_CLASSES
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError
 
@@ -28,24 +27,6 @@ _WRITERS = ("whole", "agent")  # roles that lend memory to ranks
 
 ENVIRONMENT_PREFIX = "CKPTD_"
 CONFIG_VARIABLE = "CKPTD_CONFIG"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What is known of one setting besides its name and default.
-
-    `kind` is "text", "texts", "integer", "seconds" or "flag"; `least` and `most` bound numbers; `optional` allows none;
-    `roles` are those that it is for, () for all.
-    """
-
-    kind: str
-    help: str
-    metavar: str = ""
-    least: float = 0
-    most: float = math.inf
-    optional: bool = False
-    choices: tuple[str, ...] = ()
-    roles: tuple[str, ...] = ()
 
 
 def _setting(default: Any, kind: str, help: str, **more: Any) -> Any:
@@ -305,7 +286,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: s
     for name, setting in schema.items():
         variable = ENVIRONMENT_PREFIX + name.upper()
         if environ.get(variable):
-            values[name] = checked(setting, _from_text(setting, environ[variable], variable), variable)
+            values[name] = checked(setting, from_text(setting, environ[variable], variable), variable)
             sources[name] = variable
     for name, value in flags.items():
         if value is not None and value != ():
@@ -333,7 +314,7 @@ def to_toml(loaded: SourcedConfig) -> str:
     for name, setting, _ in settings():
         value = getattr(loaded.config, name)
         lines.append(f"# {setting.help} ({loaded.sources[name]})")
-        lines.append(f"# {name} =" if value is None else f"{name} = {_toml(value)}")
+        lines.append(f"# {name} =" if value is None else f"{name} = {as_toml(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -357,48 +338,3 @@ def _read(path: str) -> dict[str, Any]:
 def _near(name: str, schema: Mapping[str, Setting]) -> str:
     near = difflib.get_close_matches(name, schema, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(schema)}"
-
-
-def _from_text(setting: Setting, text: str, where: str) -> Any:
-    if setting.kind == "texts":
-        return tuple(text.replace(",", " ").split())
-    if setting.kind == "text":
-        return text
-    if setting.kind == "flag":
-        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(text.lower(), text)
-    try:
-        return int(text) if setting.kind == "integer" else float(text)
-    except ValueError as e:
-        raise InvalidRequestError(f"{where} is no number", actual=text) from e
-
-
-def checked(setting: Setting, value: Any, where: str) -> Any:
-    """Return `value` as the schema has it, or say what is wrong with it."""
-    match setting.kind:
-        case "texts":
-            if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-                raise InvalidRequestError(f"{where} is no list of texts", actual=value)
-            return tuple(value)
-        case "text":
-            if not isinstance(value, str) or "\0" in value:
-                raise InvalidRequestError(f"{where} is no text", actual=value)
-            if setting.choices and value not in setting.choices:
-                raise InvalidRequestError(f"{where} is none of {', '.join(setting.choices)}", actual=value)
-            return value
-        case "flag":
-            if not isinstance(value, bool):
-                raise InvalidRequestError(f"{where} is neither true nor false", actual=value)
-            return value
-        case kind:
-            whole = kind == "integer"
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                raise InvalidRequestError(f"{where} is no {'whole ' if whole else ''}number", actual=value)
-            if not (math.isfinite(value) and setting.least <= value <= setting.most):
-                wanted = f"{setting.least:g} " + ("or more" if setting.most == math.inf else f"to {setting.most:g}")
-                raise InvalidRequestError(f"{where} is out of range", expected=wanted, actual=value)
-            return value if whole else float(value)
-
-
-def _toml(value: Any) -> str:
-    # TOML's basic strings, integers and arrays are written as JSON's.
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

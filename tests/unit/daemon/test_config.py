@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckptd.daemon import config, logs
+from ckptd.daemon.setting import checked
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError, StorageFullError
 from ckptd.wire import places
 
@@ -83,7 +84,7 @@ def test_a_missing_file_is_not_found(tmp_path):
 
 def test_every_default_passes_its_own_check():
     for name, setting, default in config.settings():
-        assert setting.optional if default is None else config.checked(setting, default, name) == default
+        assert setting.optional if default is None else checked(setting, default, name) == default
 
 
 def test_print_config_says_where_every_value_comes_from(tmp_path):
