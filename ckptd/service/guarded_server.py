@@ -19,6 +19,9 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it has no types
 UNKNOWN = "an unknown method"
 """How interceptors get a call whose method does not exist."""
 
+_CALL = "_schedule_rpc_coro"  # of gRPC: the outermost coroutine of a call; it awaits all others
+_SETTLE_S = 5.0  # for tasks that have nothing left to do but to end
+
 _is_needed = hasattr(cygrpc.AioServer, "_make_request_call_future") and hasattr(cygrpc, "_schedule_rpc_coro")
 
 
@@ -43,6 +46,18 @@ def add(to: aio.Server, service: str, handlers: dict[str, grpc.RpcMethodHandler[
     to.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     if hasattr(to, "add_registered_method_handlers"):
         to.add_registered_method_handlers(service, handlers)
+
+
+async def stop(running: aio.Server, grace_s: float) -> None:
+    """End all calls, those that still run after `grace_s` by cancelling them, and wait until their tasks are over.
+
+    gRPC itself does not wait: it tells each call to end, and returns. A loop that ends at that moment cancels the rest,
+    and gRPC writes a traceback into the log for each.
+    """
+    await running.stop(grace_s)
+    calls = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == _CALL]
+    if calls:
+        await asyncio.wait(calls, timeout=_SETTLE_S)
 
 
 class _NoMethods:

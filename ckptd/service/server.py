@@ -307,7 +307,7 @@ class Server:
         self._agents.stop()
         await self._readiness.stop()
         self._under_way.stop()
-        await self._server.stop(_LAST_WORDS_S)
+        await guarded_server.stop(self._server, _LAST_WORDS_S)
         if self._door.connections is not None:
             self._door.connections.stop()
         if self.streams is not None:
