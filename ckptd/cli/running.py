@@ -10,8 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from ckptd.engine.checkpoint import Checkpoint
+
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
 
 _GRACE_S = 10.0
 
@@ -37,25 +43,45 @@ def terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Let SIGINT and SIGTERM take effect at the end: what one interrupts while it is started would run on unseen."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
+class _SignalsWait:
+    """A block at whose end SIGINT and SIGTERM take effect, and within `let_through`.
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
+    What a signal interrupts while it is started would run on unseen. And where Python runs a finalizer, such as that
+    of a `Popen`, the exception that a signal raises is reported and dropped: we would go on for ever.
+    """
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self._came: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._hold()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._release()
+
+    @contextlib.contextmanager
+    def let_through(self) -> Iterator[None]:
+        """Let signals take effect in this block, those that came before it too."""
+        self._release()
+        try:
+            yield
+        finally:
+            self._hold()
+
+    def _hold(self) -> None:
+        for number in self._before:
+            signal.signal(number, lambda number, _frame: self._came.append(number))
+
+    def _release(self) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
-    for first in came[:1]:
-        signal.raise_signal(first)
+        came, self._came = self._came, []
+        for first in came[:1]:
+            signal.raise_signal(first)
 
 
 class Command:
@@ -73,8 +99,7 @@ class Command:
         """
         sys.stdout.flush()  # our output comes before the command's
         step = "" if checkpoint.step is None else str(checkpoint.step)
-        with contextlib.ExitStack() as start:
-            start.enter_context(_signals_wait())
+        with _SignalsWait() as signals:
             process = subprocess.Popen(  # noqa: S602 - the user's own line, and nothing is put into it
                 self._line,
                 shell=True,
@@ -84,12 +109,14 @@ class Command:
                 start_new_session=True,  # only we send signals, to the whole group
             )
             try:
-                start.close()
-                code = process.wait()
+                with signals.let_through():
+                    code = process.wait()
             except BaseException as interruption:
                 number = signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM
-                _end(process, number)
+                with signals.let_through():  # a second one: its end is not waited for
+                    _end(process, number)
                 raise
+            del process
         return code if code >= 0 else 128 - code
 
 

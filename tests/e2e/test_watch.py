@@ -54,7 +54,11 @@ class Watching:
 
     def end(self):
         """Return its exit code, the lines not read yet, and what it wrote to stderr."""
-        code = self.process.wait(BOUND_S)
+        try:
+            code = self.process.wait(BOUND_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            pytest.fail(f"it has not ended; it wrote {self.process.stderr.read()!r}")
         self._reader.join(BOUND_S)
         rest = []
         with contextlib.suppress(queue.Empty):

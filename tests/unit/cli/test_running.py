@@ -42,3 +42,20 @@ def test_a_signal_while_the_command_is_started_ends_it_too(monkeypatch, tmp_path
         signal.signal(signal.SIGINT, before)
     eventually(lambda: not is_held())
     os.close(reader)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_in_a_finalizer_of_the_command_is_not_lost(monkeypatch, number, error):
+    class Freed(subprocess.Popen):
+        """A command whose process has ended; a signal comes while Python frees what is known of it."""
+
+        def __del__(self):
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(subprocess, "Popen", Freed)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with terminating(), pytest.raises(error):
+            Command("true").run(Checkpoint("runs/a/m-1", 1, 0, 1, 0.0))
+    finally:
+        signal.signal(signal.SIGINT, before)
