@@ -25,8 +25,8 @@ from ckptd.engine.hosts.messages import (
     AgentLife,
     Beat,
     DeclareHost,
-    EndSeen,
     Go,
+    HeardEnd,
     Hello,
     HostDeclaration,
     PartSealed,
@@ -74,6 +74,7 @@ class SimulatedAgent:
         self._said: HostDeclaration | None = None
         self._go: asyncio.Future[Go] = asyncio.Future()
         self._ended: asyncio.Future[float] = asyncio.Future()
+        self._ends: dict[str, HeardEnd] = {}  # that the coordinator has not answered
         self._attending: Any = None
         self._listening: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -166,11 +167,10 @@ class SimulatedAgent:
         return at
 
     async def ended(self) -> float:
-        """Return when the end was heard, and say that it was."""
+        """Return when the end was heard; the next beat says that it was."""
         at = await self._ended
         go = self._go.result()
-        seen = EndSeen(self.life, self._term, go.save, go.request_id, is_sole=True)
-        await self._again(lambda: self._call("Tell")(self._sent(agents.from_agent_to_wire(seen)), timeout=_CALL_S))
+        self._ends[go.save] = HeardEnd(go.save, go.request_id)
         return at
 
     async def leave(self) -> None:
@@ -213,11 +213,13 @@ class SimulatedAgent:
         )
 
     async def _beat(self, every_s: float) -> None:
-        beat = agents.from_agent_to_wire(Beat(self.life, self._term))
         while True:
             await asyncio.sleep(every_s)
+            beat = agents.from_agent_to_wire(Beat(self.life, self._term, ends=tuple(self._ends.values())))
             with suppress(grpc.RpcError):
-                await self._call("Tell")(self._sent(beat), timeout=_CALL_S)
+                reply = await self._call("Tell")(self._sent(beat), timeout=_CALL_S)
+                for save in reply.attached.ends:
+                    self._ends.pop(save, None)
 
     def _sent(self, message: Any) -> Any:
         self._counted.up += message.ByteSize()

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 
 from ckptd.agent.effects import Effect, Fill, Find, Send, Stop, Tell
 from ckptd.agent.host_save import HostOutcome, HostSave, PartPhase, why_replaced
+from ckptd.agent.known_ends import MOST_ENDED, TELL_AGAIN_S, KnownEnds
 from ckptd.engine.hosts.messages import (
     AgentLife,
     Attached,
     Beat,
     DeclareHost,
-    EndSeen,
     Fenced,
     FromAgent,
     FromCoordinator,
@@ -38,8 +38,6 @@ from ckptd.engine.hosts.messages import (
     SaveEnded,
 )
 from ckptd.engine.hosts.views import AttendingView
-
-_MOST_ENDED = 256  # saves, remembered for retries of ranks and late messages
 
 MOST_READ = 1000
 """Checkpoints that one message says are being read."""
@@ -78,8 +76,7 @@ class AgentMachine:
     replaced_by: AgentLife | None = None
     _saves: dict[str, HostSave] = field(default_factory=dict)  # by request
     _ended: OrderedDict[str, HostSave] = field(default_factory=OrderedDict)
-    _to_acknowledge: dict[str, str] = field(default_factory=dict)  # saves whose writers are being ended: the request
-    _over: OrderedDict[str, int] = field(default_factory=OrderedDict)  # saves that have ended: in which term
+    _ends: KnownEnds = field(default_factory=KnownEnds)
     _heard_at: float | None = None
     _spoke_at: float | None = None
     _told_addresses: tuple[str, ...] = ()
@@ -159,16 +156,17 @@ class AgentMachine:
         """A shard could not be written."""
         return [work for save in self._filling(save_id) for work in self._fail(save, reason, now)]
 
-    def stopped(self, save_id: str) -> list[Effect]:
-        """The writers of a save have ended: nothing of this agent's can come to its keys any more."""
-        request_id = self._to_acknowledge.pop(save_id, None)
-        return [] if request_id is None else self._say(self._end_seen(save_id, request_id))
+    def stopped(self, save_id: str) -> None:
+        """The writers of a save have ended: nothing of this life's can come to its keys any more."""
+        request_id = self._ends.stopped(save_id)
+        if request_id is not None and self._is_sole(save_id, request_id):
+            self._ends.tell(save_id, request_id)
 
-    def _end_seen(self, save_id: str, request_id: str) -> EndSeen:
+    def _is_sole(self, save_id: str, request_id: str) -> bool:
+        """Whether no former life of this agent can have written for a save."""
         known = [*self._saves.values(), *self._ended.values()]
         ours = [each for each in known if save_id in each.all_saves or each is self._ended.get(request_id)]
-        is_sole = bool(ours) and all(each.since_term != 0 for each in ours)
-        return EndSeen(self.life, self.highest_term, save_id, request_id, is_sole)
+        return bool(ours) and all(each.since_term != 0 for each in ours)
 
     def _filling(self, save_id: str) -> list[HostSave]:
         return [each for each in self._saves.values() if each.save == save_id and each.phase is PartPhase.FILLING]
@@ -212,8 +210,9 @@ class AgentMachine:
                 return self._attend(now) if self._may_speak(now) else []
         self.is_attached, self._heard_at = True, now
         match message:
-            case Attached(lease_s=lease_s):
+            case Attached(lease_s=lease_s, ends=ends):
                 self.lease_s = lease_s
+                self._ends.answered(ends)
                 return [work for save in list(self._saves.values()) if is_new for work in self._tell_of(save, now)]
             case Go():
                 return self._go(message, now)
@@ -233,12 +232,13 @@ class AgentMachine:
 
     def _go(self, go: Go, now: float) -> list[Effect]:
         save = self._saves.get(go.request_id)
-        if save is None or self._over.get(go.save, -1) >= go.term:
+        if save is None or self._ends.is_over(go.save, go.term):
             return []
         if save.save == go.save:
             # It is repeated, or comes from a later term: what is sealed is told again, and never written again.
             return self._tell_of(save, now)
         effects: list[Effect] = []
+        self._ends.goes_on(go.save)
         if save.go is not None:
             if go.term <= save.go.term or save.phase is PartPhase.FAILED:
                 return []
@@ -270,12 +270,9 @@ class AgentMachine:
                 effects.append(Stop(save.save))
             self._forget(save, outcome)
         if ended.save:
-            self._over[ended.save] = ended.term
-            if len(self._over) > _MOST_ENDED:
-                self._over.popitem(last=False)
-            self._to_acknowledge[ended.save] = ended.request_id
-            return [*effects, Stop(ended.save)]
-        return [*effects, *self._say(self._end_seen("", ended.request_id))]
+            self._ends.heard(ended)
+            effects.append(Stop(ended.save))
+        return effects
 
     def _is_about(self, ended: SaveEnded, save: HostSave) -> bool:
         """Whether this ends a save, and not only an earlier attempt at it. In one term there is one attempt."""
@@ -294,7 +291,7 @@ class AgentMachine:
         effects: list[Effect] = []
         if not self.is_attached:
             effects += self._attend(now) if self._may_speak(now) else []
-        elif self._spoke_at is None or now - self._spoke_at >= self.lease_s / 5 or self.reading - self._told_reading:
+        elif self._is_to_beat(now):
             self._spoke_at, self._told_reading = now, self.reading
             effects.append(Send(self._beat()))
         for save in list(self._saves.values()):
@@ -303,6 +300,11 @@ class AgentMachine:
             elif save.is_due(now):
                 effects += self._tell_of(save, now, is_again=True)
         return effects
+
+    def _is_to_beat(self, now: float) -> bool:
+        if self._spoke_at is None or self.reading - self._told_reading:
+            return True
+        return now - self._spoke_at >= min(self.lease_s / 5, TELL_AGAIN_S if self._ends.untold() else self.lease_s)
 
     def waits(self, now: float) -> list[str]:
         """Say what each save waits for, with the host and its ranks."""
@@ -363,8 +365,8 @@ class AgentMachine:
     def _beat(self) -> Beat:
         filling = (each for each in self._saves.values() if each.phase is PartPhase.FILLING)
         by_save = {each.save: Owed(each.save, each.owed_bytes, each.owed_by_rank) for each in filling}
-        owed = tuple(by_save.values())
-        return Beat(self.life, self.highest_term, owed, tuple(sorted(self.reading)[:MOST_READ]))
+        reading = tuple(sorted(self.reading)[:MOST_READ])
+        return Beat(self.life, self.highest_term, tuple(by_save.values()), reading, self._ends.untold())
 
     def _tell_of(self, save: HostSave, now: float, *, is_again: bool = False) -> list[Effect]:
         """Tell the coordinator how far a save is, unless the next `Hello` will."""
@@ -392,5 +394,5 @@ class AgentMachine:
         save.outcome = outcome
         request_id = save.declaration.request_id
         self._ended[request_id] = self._saves.pop(request_id)
-        if len(self._ended) > _MOST_ENDED:
+        if len(self._ended) > MOST_ENDED:
             self._ended.popitem(last=False)

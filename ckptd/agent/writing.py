@@ -207,7 +207,7 @@ class Writing:
         except CkptdError as error:
             with self.lock:
                 if part.is_stopped:
-                    self.do(self.machine.stopped(go.save))
+                    self.machine.stopped(go.save)
                 else:
                     self._parts.pop(go.save, None)
                     self._fill_failed(go, str(error))
@@ -220,7 +220,7 @@ class Writing:
         if part.is_stopped:
             shard.abort()
             with self.lock:
-                self.do(self.machine.stopped(go.save))
+                self.machine.stopped(go.save)
         elif not shard.lanes:
             self._ended_lane(go, part)
 
@@ -291,7 +291,7 @@ class Writing:
             part.shard.close(SessionAbortedError("the save is over"))
             part.shard.abort()
         with self.lock:
-            self.do(self.machine.stopped(save))
+            self.machine.stopped(save)
 
     # Ends. The lock is held.
 

@@ -13,12 +13,12 @@ from ckptd.engine.hosts.messages import (
     Beat,
     CarriedSave,
     DeclareHost,
-    EndSeen,
     Fenced,
     FromAgent,
     FromCoordinator,
     Go,
     Guest,
+    HeardEnd,
     Hello,
     HostDeclaration,
     Owed,
@@ -56,7 +56,9 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
             return agent_pb2.AgentMessage(hello=hello)
         case Beat(term=term, owed=owed, reading=reading):
             told = [_owed_to_wire(each) for each in owed]
-            return agent_pb2.AgentMessage(beat=agent_pb2.Beat(agent=agent, term=term, owed=told, reading=reading))
+            ends = [agent_pb2.HeardEnd(save=each.save, request_id=each.request_id) for each in message.ends]
+            beat = agent_pb2.Beat(agent=agent, term=term, owed=told, reading=reading, ends=ends)
+            return agent_pb2.AgentMessage(beat=beat)
         case DeclareHost(term=term, declaration=declaration):
             said = _declaration_to_wire(declaration)
             return agent_pb2.AgentMessage(declare=agent_pb2.DeclareHost(agent=agent, term=term, declaration=said))
@@ -69,9 +71,6 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
                 agent=agent, term=term, request_id=request_id, save=save, reason=reason, rank=rank
             )
             return agent_pb2.AgentMessage(failed=failed)
-        case EndSeen(term=term, save=save, request_id=request_id, is_sole=is_sole):
-            seen = agent_pb2.EndSeen(agent=agent, term=term, save=save, request_id=request_id, is_sole=is_sole)
-            return agent_pb2.AgentMessage(end_seen=seen)
 
 
 def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
@@ -93,7 +92,8 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
             beat = message.beat
             owed = tuple(_owed_from_wire(each) for each in beat.owed)
             reading = tuple(convert.key_from_wire(each) for each in beat.reading)
-            return Beat(life_from_wire(beat.agent), _term(beat.term), owed, reading)
+            ends = tuple(_end_from_wire(each) for each in beat.ends)
+            return Beat(life_from_wire(beat.agent), _term(beat.term), owed, reading, ends)
         case "declare":
             declare = message.declare
             said = _declaration_from_wire(declare.declaration)
@@ -111,16 +111,17 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
             return PartFailed(agent, _term(failed.term), request_id, _save(failed.save), reason, rank)
         case "end_seen":
             seen = message.end_seen
-            agent, request_id = life_from_wire(seen.agent), convert.request_id_from_wire(seen.request_id)
-            return EndSeen(agent, _term(seen.term), _save(seen.save), request_id, seen.is_sole)
+            ends = (_end_from_wire(seen),) if seen.save and seen.is_sole else ()
+            return Beat(life_from_wire(seen.agent), _term(seen.term), ends=ends)
     raise InvalidRequestError("an agent says what is unknown here")
 
 
 def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_pb2.CoordinatorMessage:
     """Return the message for what a coordinator tells; `run`: the one that a save is of."""
     match message:
-        case Attached(term=term, lease_s=lease_s):
-            return agent_pb2.CoordinatorMessage(attached=agent_pb2.Attached(term=term, lease_s=lease_s))
+        case Attached(term=term, lease_s=lease_s, ends=over):
+            attached = agent_pb2.Attached(term=term, lease_s=lease_s, ends=over)
+            return agent_pb2.CoordinatorMessage(attached=attached)
         case Fenced(term=term, holder=holder):
             return agent_pb2.CoordinatorMessage(fenced=agent_pb2.Fenced(term=term, holder=holder))
         case Replaced(term=term, by=by):
@@ -162,7 +163,8 @@ def from_coordinator_from_wire(message: agent_pb2.CoordinatorMessage) -> FromCoo
     match message.WhichOneof("kind"):
         case "attached":
             attached = message.attached
-            return Attached(_term(attached.term), convert.seconds_from_wire("lease_s", attached.lease_s))
+            lease_s = convert.seconds_from_wire("lease_s", attached.lease_s)
+            return Attached(_term(attached.term), lease_s, tuple(_save(each) for each in attached.ends))
         case "fenced":
             return Fenced(_term(message.fenced.term), convert.text_from_wire(message.fenced.holder))
         case "replaced":
@@ -364,6 +366,10 @@ def _owed_from_wire(message: agent_pb2.Owed) -> Owed:
         raise InvalidRequestError("each rank that owes bytes is told with how many", expected=len(message.ranks))
     by_rank = tuple((rank, max(0, size)) for rank, size in zip(message.ranks, message.rank_bytes, strict=True))
     return Owed(_save(message.save), max(0, message.bytes), by_rank)
+
+
+def _end_from_wire(message: agent_pb2.HeardEnd | agent_pb2.EndSeen) -> HeardEnd:
+    return HeardEnd(convert.request_id_from_wire(message.save), convert.request_id_from_wire(message.request_id))
 
 
 def _save(value: str) -> str:

@@ -135,7 +135,7 @@ class Agent(Process):
                     self.after(0.2 * self.world.rng.random(), lambda go=go, of=declaration: self._fill(go, of, 1))
                 case Stop(save):
                     self.stopped.add(save)
-                    self.after(0.05, lambda save=save: self.carry_out(self.machine.stopped(save)))
+                    self.after(0.05, lambda save=save: self.machine.stopped(save))
                 case Tell():
                     if self.home.agent is self:  # ranks are connected to one agent only
                         self.home.told(effect)

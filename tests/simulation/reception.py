@@ -17,7 +17,6 @@ from ckptd.engine.hosts.messages import (
     Beat,
     CarriedSave,
     DeclareHost,
-    EndSeen,
     Fenced,
     Go,
     Hello,
@@ -192,21 +191,23 @@ class Reception(Process):
 
     def heard(self, agent: AgentLife, message: Any) -> None:
         match message:
-            case Beat(owed=owed):
+            case Beat(owed=owed, ends=ends):
                 for each in owed:
                     live = self.of_save(each.save)
                     if live is not None and live.parts is not None:
                         live.parts.progress(agent.host, each.size_bytes, self.world.now)
-                answer = self.attendance.attend(self.attendance.hello_of(agent.host), self.world.now)
-                self.tell(agent.host, answer)
+                for end in ends:
+                    self.guarded(lambda end=end: self.catalog.writers.heard_end(end.save, agent.host))
+                number, lease_s = self.attendance.term, self.attendance.lease_s
+                answer = Attached(number, lease_s, tuple(end.save for end in ends))
+                if not self.is_dead:
+                    self.tell(agent.host, answer)
             case DeclareHost(declaration=declaration):
                 self.declare(agent, declaration)
             case PartSealed(save=save):
                 self.sealed(agent, message)
             case PartFailed(request_id=request_id, save=save, reason=reason):
                 self.part_failed(agent, request_id, save, reason)
-            case EndSeen(save=save, is_sole=True) if save:
-                self.guarded(lambda: self.catalog.writers.heard_end(save, agent.host))
 
     def of_save(self, save: str) -> LiveSave | None:
         return next((live for live in self.live.values() if live.save == save), None)

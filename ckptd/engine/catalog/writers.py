@@ -10,7 +10,7 @@ from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.save_keys import SaveKeys
 from ckptd.engine.catalog.uncommitted import Uncommitted
 from ckptd.engine.catalog.upkeep import Upkeep
-from ckptd.errors import ConflictError
+from ckptd.errors import CkptdError, ConflictError
 
 
 class Writers:
@@ -82,12 +82,16 @@ class Writers:
     def heard_end(self, save_id: str, host: str) -> None:
         """Note that a writer knows that a save is over, and that it writes nothing for it any more.
 
-        Once all know, nothing is left of a save that was aborted.
+        Once all know, nothing is left of a save that was aborted; if the store fails, the next retention sees to it.
         """
         record = self._ledger.records.get(save_id)
         if record is None or save_id in self._ledger.waiting:
             return
         have_all = self._uncommitted.elsewhere.heard(record, host)
         if have_all and not record.published and save_id not in self._ledger.live:
-            self._uncommitted.sweep_uploads_of(record)
-            self._uncommitted.sweep(record)
+            try:
+                self._uncommitted.sweep_uploads_of(record)
+                self._uncommitted.sweep(record)
+            except CkptdError:
+                self._ledger.is_stale = True
+                raise

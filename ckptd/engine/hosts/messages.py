@@ -157,18 +157,31 @@ class Owed:
 
 
 @dataclass(frozen=True, slots=True)
+class HeardEnd:
+    """It knows that a save is over, and neither this life of the agent nor a former one writes for it any more.
+
+    So nothing more is to come to the save's keys. A life that cannot speak for former ones says no such thing.
+    """
+
+    save: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """It is alive.
 
     Attributes:
         owed: what it fills, and how far it is.
         reading: the prefixes, as keys, of the checkpoints that are being read through it.
+        ends: of saves that it knows to be over; each is told again until the answer names it.
     """
 
     agent: AgentLife
     term: int
     owed: tuple[Owed, ...] = ()
     reading: tuple[str, ...] = ()
+    ends: tuple[HeardEnd, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,21 +216,7 @@ class PartFailed:
     rank: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EndSeen:
-    """It has heard the end of a save, and none of its writers writes for that save any more.
-
-    With `is_sole` no former life of this agent can, either: only then is nothing more to come to the save's keys.
-    """
-
-    agent: AgentLife
-    term: int
-    save: str
-    request_id: str
-    is_sole: bool = False
-
-
-FromAgent = Hello | Beat | DeclareHost | PartSealed | PartFailed | EndSeen
+FromAgent = Hello | Beat | DeclareHost | PartSealed | PartFailed
 
 
 # A coordinator tells
@@ -225,10 +224,14 @@ FromAgent = Hello | Beat | DeclareHost | PartSealed | PartFailed | EndSeen
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """The answer to `Hello` and `Beat`: the term that holds now, and how long an agent may be silent in it."""
+    """The answer to `Hello` and `Beat`: the term that holds now, and how long an agent may be silent in it.
+
+    `ends` are the saves whose ends the answered `Beat` told.
+    """
 
     term: int
     lease_s: float
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from ckptd.engine.hosts.messages import (
     Attached,
     Beat,
     DeclareHost,
-    EndSeen,
     Fenced,
     FromAgent,
     FromCoordinator,
@@ -161,19 +160,21 @@ class AttendedHosts:
             # An agent that is told nothing attends again. A call that was given up may be taken after the one that
             # replaced it, as both come at once when a cut is over: then the one that still lasts is not the known one.
             is_told = host in self._links
-            answer = Attached(self._attendance.term, self.lease_s) if is_told else self._root.fenced()
+            ends = message.ends if isinstance(message, Beat) else ()
+            told = Attached(self._attendance.term, self.lease_s, tuple(each.save for each in ends))
+            answer = told if is_told else self._root.fenced()
         match message:
             case Beat(agent=agent, owed=owed, reading=reading):
                 for prefix in reading:
                     self._note_read(f"{prefix}{INDEX_SUFFIX}")
                 if owed:
                     self._submit(host, self._requests.progress, agent, owed)
+                for end in ends:
+                    self._submit(host, self._requests.end_heard, agent, end)
             case DeclareHost(agent=agent, declaration=declaration):
                 self._submit(host, self._requests.declare, agent, declaration, stamp)
             case PartSealed() | PartFailed():
                 self._submit(host, self._requests.part_ended, message)
-            case EndSeen():
-                self._submit(host, self._requests.end_seen, message)
         return answer
 
     def place(self, agent: str, run: str, member: Member, options: RunOptions) -> int:

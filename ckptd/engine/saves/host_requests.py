@@ -17,10 +17,10 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.hosts.messages import (
     AgentLife,
     CarriedSave,
-    EndSeen,
     Fenced,
     FromCoordinator,
     Go,
+    HeardEnd,
     HostDeclaration,
     Owed,
     PartFailed,
@@ -187,13 +187,13 @@ class HostRequests:
         for each in ours[:1]:
             self._coordinator.withdraw(each.save, each.request_id, reason, each.name)
 
-    def end_seen(self, message: EndSeen) -> None:
+    def end_heard(self, agent: AgentLife, end: HeardEnd) -> None:
         """Hear that an agent knows of the end of a save."""
         with self._lock:
-            asked = self._asked.get((message.agent.host, message.request_id))
-        if asked is not None and message.save and message.is_sole:
-            save = SaveRef(asked.said.run, 0, asked.said.step, message.save)
-            self._coordinator.agents.heard_end(save, message.agent)
+            asked = self._asked.get((agent.host, end.request_id))
+        if asked is not None:
+            save = SaveRef(asked.said.run, 0, asked.said.step, end.save)
+            self._coordinator.agents.heard_end(save, agent)
 
     # How it goes
 

@@ -149,16 +149,18 @@ class Owed(_message.Message):
     def __init__(self, save: _Optional[str] = ..., bytes: _Optional[int] = ..., ranks: _Optional[_Iterable[int]] = ..., rank_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ("agent", "term", "owed", "reading")
+    __slots__ = ("agent", "term", "owed", "reading", "ends")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     OWED_FIELD_NUMBER: _ClassVar[int]
     READING_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
     agent: AgentLife
     term: int
     owed: _containers.RepeatedCompositeFieldContainer[Owed]
     reading: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., owed: _Optional[_Iterable[_Union[Owed, _Mapping]]] = ..., reading: _Optional[_Iterable[str]] = ...) -> None: ...
+    ends: _containers.RepeatedCompositeFieldContainer[HeardEnd]
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., owed: _Optional[_Iterable[_Union[Owed, _Mapping]]] = ..., reading: _Optional[_Iterable[str]] = ..., ends: _Optional[_Iterable[_Union[HeardEnd, _Mapping]]] = ...) -> None: ...
 
 class DeclareHost(_message.Message):
     __slots__ = ("agent", "term", "declaration")
@@ -200,6 +202,14 @@ class PartFailed(_message.Message):
     rank: int
     def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., reason: _Optional[str] = ..., rank: _Optional[int] = ...) -> None: ...
 
+class HeardEnd(_message.Message):
+    __slots__ = ("save", "request_id")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    save: str
+    request_id: str
+    def __init__(self, save: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
 class EndSeen(_message.Message):
     __slots__ = ("agent", "term", "save", "request_id", "is_sole")
     AGENT_FIELD_NUMBER: _ClassVar[int]
@@ -239,12 +249,14 @@ class CoordinatorMessage(_message.Message):
     def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., ended: _Optional[_Union[SaveEnded, _Mapping]] = ..., part: _Optional[_Union[MessagePart, _Mapping]] = ...) -> None: ...
 
 class Attached(_message.Message):
-    __slots__ = ("term", "lease_s")
+    __slots__ = ("term", "lease_s", "ends")
     TERM_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
     term: int
     lease_s: float
-    def __init__(self, term: _Optional[int] = ..., lease_s: _Optional[float] = ...) -> None: ...
+    ends: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, term: _Optional[int] = ..., lease_s: _Optional[float] = ..., ends: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Fenced(_message.Message):
     __slots__ = ("term", "holder")

@@ -12,11 +12,11 @@ from tests.faults.hosts.world import Process, World
 
 _AGENT = (
     "send.DeclareHost receive.Go shard.begin shard.finish shard.finish.done send.PartSealed receive.SaveEnded "
-    "send.EndSeen"
+    "send.HeardEnd"
 )
 _COORDINATOR = (
     "receive.DeclareHost step.begin.record send.Go receive.PartSealed step.commit.index step.publish.state "
-    "step.settle.published send.SaveEnded receive.EndSeen"
+    "step.settle.published send.SaveEnded receive.HeardEnd"
 )
 _RANK = "rank.begin rank.capture rank.capture.done rank.outcome"
 _LASTING = "stop-short stop-long cut-short cut-long"

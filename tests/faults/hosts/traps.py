@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ckptd.engine.hosts.messages import Beat
 from tests import seams
 from tests.fakes.waiting import eventually
 from tests.seams import Seam
@@ -87,7 +88,7 @@ class Traps:
         @functools.wraps(convert)
         def converted(message: Any, *arguments: Any) -> Any:
             result = convert(message, *arguments)
-            self.come_to(f"{what}.{type(result if is_received else message).__name__}")
+            self.come_to(f"{what}.{_kind(result if is_received else message)}")
             return result
 
         return converted
@@ -112,6 +113,11 @@ class Traps:
             init(*arguments, on_step=tell, **more)
 
         return begin
+
+
+def _kind(message: object) -> str:
+    """Return the name of a message's kind: a beat that tells the end of a save is one of its own."""
+    return "HeardEnd" if isinstance(message, Beat) and message.ends else type(message).__name__
 
 
 def is_stopped(pid: int) -> bool:

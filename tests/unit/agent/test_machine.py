@@ -12,9 +12,9 @@ from ckptd.engine.hosts.messages import (
     Beat,
     CarriedSave,
     DeclareHost,
-    EndSeen,
     Fenced,
     Go,
+    HeardEnd,
     Hello,
     Owed,
     PartFailed,
@@ -48,6 +48,12 @@ def filling() -> AgentMachine:
     return machine
 
 
+def told_ends(machine: AgentMachine, now: float) -> tuple[HeardEnd, ...]:
+    """Return the ends of saves that the next beat tells."""
+    [beat] = [each.message for each in machine.tick(now) if isinstance(each, Send) and isinstance(each.message, Beat)]
+    return beat.ends
+
+
 def test_what_a_former_life_may_have_begun_is_known():
     machine = attached()
     machine.declare(MINE, 1.0, is_retry=True)
@@ -64,18 +70,49 @@ def test_a_save_goes_from_declared_to_ended():
     machine = sealed()
     ended = SaveEnded(3, REQUEST, "s", prefix="m-5")
     assert machine.hear(ended, 3.0) == [Tell(REQUEST, HostOutcome("m-5")), Stop("s")]
-    assert machine.stopped("s") == [Send(EndSeen(LIFE, 3, "s", REQUEST, True))]
+    machine.stopped("s")
+    assert told_ends(machine, 3.0) == (HeardEnd("s", REQUEST),)
+    assert machine.hear(Attached(3, 15.0, ("s",)), 3.1) == []
     # It may come twice, and the ranks may ask again.
     assert machine.hear(ended, 4.0) == [Stop("s")]
     assert machine.hear(GO, 4.0) == []
     assert machine.declare(MINE, 4.0) == [Tell(REQUEST, HostOutcome("m-5"))]
 
 
+def test_an_end_is_told_until_the_coordinator_answers_whatever_happens_meanwhile():
+    end = HeardEnd("s", REQUEST)
+    machine = filling()
+    machine.hear(SaveEnded(3, REQUEST, "s", reason="the agent on h3 is gone"), 3.0)
+    machine.hear(Fenced(3, "for which this agent was lost"), 3.0)  # it hung for longer than its lease
+    machine.stopped("s")
+    assert machine.hear(Attached(3, 600.0), 4.0) == []
+    assert told_ends(machine, 6.5) == (end,)
+    assert machine.tick(9.0) == []
+    assert told_ends(machine, 9.6) == (end,)  # it was lost, or refused
+    machine.hear(Attached(3, 600.0, ("another",)), 9.7)
+    assert told_ends(machine, 13.0) == (end,)
+    machine.hear(Attached(3, 600.0, ("s",)), 13.1)
+    assert machine.tick(20.0) == []  # the next beat is as far as the lease lets it be
+
+
+def test_what_a_later_coordinator_goes_on_with_is_told_to_be_over_no_longer():
+    machine = attached()
+    for step in (5, 6):
+        machine.declare(declaration("h3", step, (6, 7), 8), 1.0)
+    again = declaration("h3", 6, (6, 7), 8).request_id
+    machine.hear(SaveEnded(3, REQUEST, "s", reason="rank 1 is gone"), 2.0)
+    machine.stopped("s")
+    machine.hear(Attached(4, 15.0), 3.0)
+    machine.hear(Go(4, again, "s", 4, 2, GO.key, 16, b"digest"), 3.0)
+    assert told_ends(machine, 6.0) == ()
+
+
 def test_a_later_life_does_not_speak_for_the_writers_of_a_former_one():
     for machine in (attached(), attached()):
         if machine.declare(MINE, 1.0, is_retry=True):
             machine.hear(SaveEnded(3, REQUEST, "s", reason="gone"), 2.0)
-        assert machine.stopped("s") == [Send(EndSeen(LIFE, 3, "s", REQUEST, False))]
+        machine.stopped("s")
+        assert told_ends(machine, 4.0) == ()
 
 
 def test_what_happens_twice_changes_nothing():
@@ -240,5 +277,5 @@ def test_a_later_coordinator_may_begin_anew_or_end_what_a_former_one_began(save)
 def test_the_end_of_another_attempt_is_acknowledged_and_told_to_no_rank():
     machine = filling()
     assert machine.hear(SaveEnded(3, REQUEST, "other", reason="gone"), 3.0) == [Stop("other")]
-    assert machine.stopped("other") == [Send(EndSeen(LIFE, 3, "other", REQUEST, False))]
+    machine.stopped("other")
     assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 3, REQUEST, "s", (RECEIPT,)))]

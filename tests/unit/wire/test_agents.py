@@ -14,9 +14,9 @@ from ckptd.engine.hosts.messages import (
     Beat,
     CarriedSave,
     DeclareHost,
-    EndSeen,
     Fenced,
     Go,
+    HeardEnd,
     Hello,
     HostDeclaration,
     Owed,
@@ -58,16 +58,16 @@ TOLD_BY_AGENT = [
     Hello(LIFE, "root", 7, saves=(CarriedSave(DECLARED), CarriedSave(DECLARED, "s1", b"d", (RECEIPT,)))),
     Hello(LIFE, "root", 7, saves=(CarriedSave(replace(DECLARED, step=None), "s1", b"d", ()),)),
     Beat(LIFE, 7, (Owed("s1", 1 << 40, ((2, 1 << 39), (5, 1 << 39))),), ("runs/r/m-5",)),
+    Beat(LIFE, 7, ends=(HeardEnd("s1", "q"), HeardEnd("s2", "q2"))),
     DeclareHost(LIFE, 7, DECLARED),
     PartSealed(LIFE, 7, "q", "s1", (RECEIPT,)),
     PartSealed(LIFE, 7, "q", "s1", ()),
     PartFailed(LIFE, 7, "q", "", "rank 3 is gone"),
-    EndSeen(LIFE, 7, "", "q"),
-    EndSeen(LIFE, 7, "s1", "q", is_sole=True),
 ]
 PUBLISHED = Checkpoint("/root/runs/r/m-5", 5, 64, 2, 12.0, 1.5, save_id="s1")
 TOLD_BY_COORDINATOR = [
     Attached(7, 15.0),
+    Attached(7, 15.0, ("s1", "s2")),
     Fenced(8, "another coordinator"),
     Replaced(7, LIFE),
     Go(7, "q", "s1", 3, None, "", 0, b"d", prefix_key="runs/r/m-5", attempt=2),
@@ -86,6 +86,15 @@ def test_what_an_agent_tells_comes_through(message):
         assert told.declaration.parts == message.declaration.parts
         assert told.declaration.since_term == message.declaration.since_term
         assert told.declaration.known_layout == message.declaration.known_layout
+
+
+@pytest.mark.parametrize(
+    ("save", "is_sole", "ends"), [("s1", True, (HeardEnd("s1", "q"),)), ("s1", False, ()), ("", True, ())]
+)
+def test_what_agents_of_earlier_versions_tell_of_an_end_is_understood(save, is_sole, ends):
+    life = agent_pb2.AgentLife(host=LIFE.host, incarnation=LIFE.incarnation, born=LIFE.born, boot=LIFE.boot)
+    seen = agent_pb2.EndSeen(agent=life, term=7, save=save, request_id="q", is_sole=is_sole)
+    assert agents.from_agent_from_wire(agent_pb2.AgentMessage(end_seen=seen)) == Beat(LIFE, 7, ends=ends)
 
 
 @pytest.mark.parametrize("message", TOLD_BY_COORDINATOR, ids=lambda each: type(each).__name__)

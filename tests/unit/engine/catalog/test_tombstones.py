@@ -155,6 +155,28 @@ def test_uploads_that_are_left_of_an_aborted_save_are_swept_once_all_writers_kno
     assert run.store.given_up == set(record.shard_keys)
 
 
+def test_what_the_store_does_not_let_go_when_the_last_writer_hears_goes_with_the_next_retention():
+    failing = []
+
+    def fail(number: int, what: str) -> None:
+        if failing and what.startswith("delete "):
+            raise UnavailableError("the store does not answer")
+
+    run = Run(HookedStore(MemoryStore(), before=fail), HandClock())  # type: ignore[arg-type]
+    record = run.begin(2, writers=HOSTS)
+    run.catalog.abandon(record)
+    run.store.put(record.shard_keys[1], b"of an agent that hung")
+    run.catalog.writers.heard_end(record.save_id, "h1")
+    failing.append(True)
+    with pytest.raises(UnavailableError):
+        run.catalog.writers.heard_end(record.save_id, "h2")
+    assert shards(run) == [record.shard_keys[1]]
+    failing.clear()
+    run.save(3)
+    assert shards(run) == []
+    assert record.key not in run.files()
+
+
 def test_a_restart_does_not_shorten_a_tombstone():
     run = Run(MemoryStore(), HandClock())
     record = run.begin(2, writers=HOSTS)
