@@ -176,11 +176,12 @@ class Catalog:
         layout_digest: str = "",
         calls: str = "",
         term: int = 0,
+        sequence: int | None = None,
     ) -> Record:
-        """Return the record of a save that is to begin now. Nothing is written yet."""
+        """Return the record of a save; None as its `sequence` if it begins only now. Nothing is written yet."""
         return Record(
             save_id=save_id,
-            sequence=self.upkeep.next_sequence(),
+            sequence=self.upkeep.sequences.next() if sequence is None else sequence,
             run=self._run,
             name=name,
             step=step,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection
 
 from ckptd.engine.catalog import rest
@@ -12,6 +11,7 @@ from ckptd.engine.catalog.recoverer import Recoverer
 from ckptd.engine.catalog.recovery import Recovery
 from ckptd.engine.catalog.rest import RestNote
 from ckptd.engine.catalog.retention import RetentionPolicy
+from ckptd.engine.catalog.sequences import Sequences
 from ckptd.errors import StorageFullError
 
 
@@ -22,6 +22,7 @@ class Upkeep:
         policy: what retention keeps, and by which rule.
         mark: until when the retention rule has decided about every-so-many-hours.
         relative_paths: whether the state file names checkpoints relative to itself, or by their locations.
+        sequences: numbers the saves that begin.
     """
 
     def __init__(
@@ -39,8 +40,7 @@ class Upkeep:
         self.mark = ledger.clock.wall_s() + self.policy.interval_s
         self._is_policy_given = policy is not None
         self._hours_since: float | None = None
-        self._sequence = 0
-        self._counting = threading.Lock()
+        self.sequences = Sequences()
 
     # The policy
 
@@ -93,18 +93,7 @@ class Upkeep:
             # A default must not decide about checkpoints whose trainer said otherwise, and has not come back yet.
             self.policy = self._ledger.last_policy()
         self._take_over()
-        with self._counting:
-            sequences = (record.sequence for record in self._ledger.records.values())
-            self._sequence = max(self._sequence, max(sequences, default=0))
-
-    def next_sequence(self) -> int:
-        """Return the number of the save that begins next; it grows, also across restarts, while any save is left.
-
-        May be called from any thread, after `recover`.
-        """
-        with self._counting:
-            self._sequence += 1
-            return self._sequence
+        self.sequences.go_on_after(max((record.sequence for record in self._ledger.records.values()), default=0))
 
     @property
     def unfinished(self) -> StorageFullError | None:

@@ -147,6 +147,7 @@ class Plan:
         layout: Layout,
         meta_suffix: str | None,
         *,
+        number: int,
         on_end: Callable[[int, int], None],
         on_failure: Callable[[CkptdError], None],
     ) -> None:
@@ -157,6 +158,7 @@ class Plan:
             first: the declaration that began it.
             layout: as `lay_out` returned it.
             meta_suffix: as for `revive`.
+            number: its place among the saves of the run, given when it began: saves are planned side by side.
             on_end: called with rank and shard when all that the rank owes the shard has come.
             on_failure: called with what makes the save impossible.
 
@@ -164,7 +166,7 @@ class Plan:
             StorageFullError, UnavailableError: it is more than may be stored, or be under way, of this run.
         """
         reserves = self._run.admit(ref, sum(layout.shard_sizes))
-        record = self.record or self._note(ref, first, layout, meta_suffix)
+        record = self.record or self._note(ref, first, layout, meta_suffix, number)
         # A key that an earlier attempt left behind is never written again: there are empty shards instead.
         padded = record.num_shards > layout.num_shards
         self.layout = layout = replace(layout, shard_sizes=record.shard_sizes) if padded else layout
@@ -183,7 +185,7 @@ class Plan:
             filled.begin()
         self.shards = tuple(self._begun)
 
-    def _note(self, ref: SaveRef, first: Declaration, layout: Layout, meta_suffix: str | None) -> Record:
+    def _note(self, ref: SaveRef, first: Declaration, layout: Layout, meta_suffix: str | None, number: int) -> Record:
         """Note a save that begins, before its first byte."""
         stored = self._run.stored
         writers = sorted({layout.host_of(shard) for shard in range(layout.num_shards)} - {""})
@@ -204,6 +206,7 @@ class Plan:
                 layout_digest=layout.digest.hex() if writers else "",
                 calls=self._calls if writers else "",
                 term=self._run.term() if writers else 0,
+                sequence=number,
             )
             stored.catalog.begin(self.record)
         return self.record

@@ -75,6 +75,7 @@ class Save:
     first: Declaration
     save_id: str
     attempt: int
+    number: int  # among all saves of its run, in the order in which they began
     session: Session = field(init=False)
     began_at: float = field(init=False)
     _reminded_at: float = field(init=False)
@@ -83,7 +84,6 @@ class Save:
     outcome: Future[Checkpoint] = field(init=False)
     retired: Future[None] = field(init=False)  # once it is over, and so is what retention does because of it
     claims: dict[int, Claim] = field(default_factory=dict)
-    number: int = 0  # among the saves of its run, in the order in which they began
     told: dict[int, str] = field(default_factory=dict)  # rank → its request, if told of the end undeclared
     is_withdrawn: bool = False  # by the only rank that had declared: the others are not told of its end
     plan: Plan = field(init=False)
@@ -296,6 +296,7 @@ class Save:
                 self.first,
                 layout,
                 meta_suffix,
+                number=self.number,
                 on_end=self.lane_ended,
                 on_failure=lambda error: self.post(machine.Failed(remembered(error))),
             )

@@ -57,7 +57,6 @@ class SaveQueue:
         self._after = after
         self._live: list[Save] = []  # in the order in which they began
         self._ended: OrderedDict[str, Save] = OrderedDict()
-        self._num_begun = 0
         self._declared: dict[int, int] = {}  # by rank: the number of the newest save that it has declared
         self._withdrawals = Withdrawals()
         self._is_draining = False
@@ -98,7 +97,6 @@ class SaveQueue:
             raise NotNowError("the daemon is stopping: it begins no more saves")
         if len(self._live) >= self._surroundings.settings.live_saves:
             raise NotNowError(f"{len(self._live)} saves of {self._name} are under way; wait for one to end")
-        self._num_begun += 1
         known = [*self._ended.values(), *self._live]
         earlier = [save for save in known if save.first.prefix == declaration.prefix]
         save = Save(
@@ -107,7 +105,7 @@ class SaveQueue:
             first=declaration,
             save_id=uuid.uuid4().hex,
             attempt=max((save.attempt for save in earlier), default=0) + 1,
-            number=self._num_begun,
+            number=self._surroundings.stored.next_sequence(),
         )
         self._live.append(save)
         return save

@@ -216,6 +216,10 @@ class ServedCatalog:
         """Return the prefixes of checkpoints that are being read through this owner."""
         return {self._store.location(prefix) for prefix in self._readers.in_use(self._clock.boot_s())}
 
+    def next_sequence(self) -> int:
+        """Return the place of the save that begins now among all of the run. Any thread may call it."""
+        return self.catalog.upkeep.sequences.next()
+
     # Changes.
 
     @contextmanager
@@ -367,7 +371,9 @@ class ServedCatalog:
             # What the other owner has signed until now no longer means that the run was taken over from us.
             signed_at = max((stat.modified_at for stat in self._store.list(self._name)), default=0.0)
             self._life = replace(self._life, began_at=max(self._life.began_at, signed_at))
-        self.catalog = self._new_catalog()
+        new = self._new_catalog()
+        new.upkeep.sequences = self.catalog.upkeep.sequences  # a save may begin before the new one knows all records
+        self.catalog = new
         self._recover()
         if was_in_force:
             # The hours of the retention rule count anew, as for a daemon that is started anew.

@@ -160,7 +160,7 @@ def test_saves_may_overlap_and_one_that_fails_costs_no_other(run: Run) -> None:
     run.commit(third)
     assert run.steps() == [1, 3]
     assert [first.sequence, second.sequence, third.sequence] == [1, 2, 3]
-    assert again(run).catalog.upkeep.next_sequence() == 4
+    assert again(run).catalog.upkeep.sequences.next() == 4
 
 
 def test_a_key_that_someone_else_has_is_refused_before_the_first_byte(run: Run) -> None:

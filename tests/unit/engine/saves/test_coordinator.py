@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from ckptd.engine.catalog import records, survey
 from ckptd.engine.front import Engine
+from ckptd.engine.identity import SaveRef
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import Settings
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.clock import HandClock
-from tests.suites.engine_contract import EngineContract
+from tests.fakes.job import WAIT_S, Rank
+from tests.suites.engine_contract import RUN, EngineContract
 
 
 class TestCoordinator(EngineContract):
@@ -21,3 +25,29 @@ class TestCoordinator(EngineContract):
         coordinator.open()
         yield coordinator
         coordinator.close()
+
+
+def test_saves_have_the_order_in_which_they_began_also_if_the_later_one_is_planned_sooner() -> None:
+    store = MemoryStore()
+    coordinator = Coordinator(store, settings=Settings(undo_s=60.0), clock=HandClock())
+    coordinator.open()
+    later_is_noted = threading.Event()
+
+    def admit(save: SaveRef, size_bytes: int) -> bool:
+        """Hold the plan of the first save up until that of the second is made."""
+        return save.step != 1 or later_is_noted.wait(WAIT_S)
+
+    coordinator.admit = admit
+    rank = Rank(coordinator, 0, 1).join()
+    rank.declare(1)
+    rank.declare(2)
+    rank.assignment(2)
+    later_is_noted.set()
+    for step in (2, 1):
+        rank.send(step)
+    for step in (1, 2):
+        rank.outcome(step)
+    noted = sorted(records.load(store, RUN).found, key=lambda record: record.sequence)
+    assert [record.step for record in noted] == [1, 2]
+    assert [each.step for each in survey.list_checkpoints(store, RUN)] == [1, 2]
+    coordinator.close()
