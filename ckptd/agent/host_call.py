@@ -180,10 +180,15 @@ class HostCall:
             lane = shard.lanes.get(rank)
             claim.feed(layout, [] if lane is None else [lane], standstill, submit)
 
-    def end(self, how: Checkpoint | CkptdError) -> None:
-        """Note how it has ended, and tell the ranks. What is large is freed."""
+    def end(self, how: Checkpoint | CkptdError, index_crc32c: int | None = None) -> None:
+        """Note how it has ended, and tell the ranks. What is large is freed.
+
+        With the checksum of its index, what is captured here is offered to restores from now on.
+        """
         if self.is_over:
             return
+        if isinstance(how, Checkpoint) and index_crc32c is not None and self.go is not None:
+            self._keep_in_memory(self.go, how.save_id, index_crc32c)
         self.error = how if isinstance(how, CkptdError) else None
         self.checkpoint = how if isinstance(how, Checkpoint) else None
         for claim in self.claims.values():
@@ -197,6 +202,15 @@ class HostCall:
         if self.passing is not None:
             self.passing.close(self.error or SessionAbortedError(f"{self.first.save} is over"))
         self.shard = self.passing = None
+
+    def _keep_in_memory(self, go: Go, save_id: str, index_crc32c: int) -> None:
+        if save_id != go.save:
+            return  # what was captured went to the keys of another attempt
+        keys = {each.shard: each.key for each in go.passing}
+        if go.shard is not None:
+            keys[go.shard] = go.key
+        for claim in self.claims.values():
+            claim.keep_in_memory(save_id, index_crc32c, keys)
 
     def dead_ranks(self) -> list[int]:
         """Return the ranks that are gone and without which it cannot go on."""

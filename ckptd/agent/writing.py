@@ -163,6 +163,8 @@ class Writing:
         if call.passing is not None:
             call.passing.close(ConflictError("it was planned anew"))
         call.go, call.shard, call.passing = go, shard, None
+        for claim in call.claims.values():
+            claim.plan_anew()
         if go.passing:
             call.passing = PassingOn(
                 go,
@@ -306,7 +308,7 @@ class Writing:
         call = self.calls.of_request(message.request_id)
         how = message.checkpoint or (message.error if message.is_known else None)
         if call is not None and how is not None:
-            self._end(call, how)
+            self._end(call, how, message.index_crc32c)
 
     def _told(self, request_id: str, outcome: HostOutcome) -> None:
         call = self.calls.of_request(request_id)
@@ -317,9 +319,9 @@ class Writing:
             else:
                 self._end(call, UnavailableError(f"cannot tell whether {call.first.save} was saved: {why}"))
 
-    def _end(self, call: HostCall, how: Checkpoint | CkptdError) -> None:
+    def _end(self, call: HostCall, how: Checkpoint | CkptdError, index_crc32c: int | None = None) -> None:
         shard = call.shard
-        call.end(how)
+        call.end(how, index_crc32c)
         if shard is not None and isinstance(how, CkptdError):
             # A write under way may fail, and wants our lock then. It is waited for when the machine stops the save:
             # then what is written goes, too.

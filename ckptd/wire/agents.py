@@ -154,6 +154,7 @@ def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_p
                 unknown=not message.is_known,
                 checkpoint=None if checkpoint is None else convert.checkpoint_to_wire(checkpoint, run),
                 error=b"" if message.error is None else status.pack(message.error),
+                index_crc32c=message.index_crc32c,
             )
             return agent_pb2.CoordinatorMessage(ended=ended)
 
@@ -183,6 +184,7 @@ def from_coordinator_from_wire(message: agent_pb2.CoordinatorMessage) -> FromCoo
                 is_known=not ended.unknown,
                 checkpoint=convert.checkpoint_from_wire(ended.checkpoint) if has_checkpoint else None,
                 error=status.unpack(ended.error) if ended.error else None,
+                index_crc32c=ended.index_crc32c if ended.HasField("index_crc32c") else None,
             )
     raise InvalidRequestError("a coordinator says what is unknown here")
 

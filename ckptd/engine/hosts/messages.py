@@ -336,6 +336,8 @@ class SaveEnded:
         is_known: False when the coordinator cannot tell how it ended: nothing is left of it but what agents remember.
         checkpoint: the published one.
         error: what ended it, whole.
+        index_crc32c: checksum of the whole index of the published checkpoint, if it is known: by it readers know that
+            what a host has in memory is of that checkpoint.
     """
 
     term: int
@@ -346,6 +348,7 @@ class SaveEnded:
     is_known: bool = True
     checkpoint: Checkpoint | None = field(default=None, compare=False)
     error: CkptdError | None = field(default=None, compare=False)
+    index_crc32c: int | None = field(default=None, compare=False)
 
 
 FromCoordinator = Attached | Fenced | Replaced | Go | SaveEnded

@@ -17,6 +17,10 @@ Stamp = Callable[[Declaration], Declaration]
 """Adds to a declaration who makes it, and what the caller may do."""
 
 
+def no_index() -> None:
+    """Return that no index is known; see `Asked.index_sum`."""
+
+
 @dataclass(slots=True, eq=False)
 class Asked:
     """What one host has declared. The lock of `HostRequests` guards it."""
@@ -32,6 +36,7 @@ class Asked:
     is_new: bool = False  # nobody can have been told of it before this coordinator was
     ended: SaveEnded | None = None
     declared: list[Declaration] = field(default_factory=list)
+    index_sum: Callable[[], int | None] = no_index  # the checksum of its index, once that is made
 
     def view(self) -> PartView:
         """Describe it for operators."""

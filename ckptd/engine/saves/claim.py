@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -90,7 +90,11 @@ class Claim:
             runs = self._fed[lane.shard] = runs_of(layout, lane.segments, self.capture.offsets)
             submit(feed, lane, runs, self.capture, sum_rows(layout, lane.segments, self.sum_begins), standstill)
 
-    def keep_in_memory(self, save_id: str, index_crc32c: int, shard_keys: Sequence[str]) -> None:
+    def plan_anew(self) -> None:
+        """Forget what was taken for an earlier plan."""
+        self._fed = {}
+
+    def keep_in_memory(self, save_id: str, index_crc32c: int, shard_keys: Mapping[int, str]) -> None:
         """Record in the memory which save it holds, now that it is published: a restart right after reads it there.
 
         Not for memory that training can reach: a later change there would go unnoticed in a box of a tensor.

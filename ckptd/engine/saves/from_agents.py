@@ -62,6 +62,12 @@ class FromAgents:
             claims = found.claims if found is not None and found.plan.crossing_bytes else {}
             return {rank: Guest(rank, claim.incarnation, claim.host) for rank, claim in claims.items()}
 
+    def index_sum_of(self, save: SaveRef) -> Callable[[], int | None]:
+        """Return what tells the checksum of a planned save's index, None before there is one. It takes no lock."""
+        with self._runs.stored(save.run) as run, run.lock:
+            plan = run.saves.find(save).plan
+        return lambda: plan.index_crc32c
+
     def sealed_hosts(self, save: SaveRef) -> set[str]:
         """Return the hosts whose shards of a save are durable, as receipts say."""
         with self._runs.stored(save.run) as run, run.lock:

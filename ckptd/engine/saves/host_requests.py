@@ -32,7 +32,7 @@ from ckptd.engine.hosts.views import PartView
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.refusals import NotNowError
-from ckptd.engine.saves.asked import Asked, Stamp
+from ckptd.engine.saves.asked import Asked, Stamp, no_index
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.host_orders import order, passed_on_alone, renewed
 from ckptd.engine.saves.host_places import HostPlaces
@@ -264,6 +264,7 @@ class HostRequests:
         first, agents, host = assignments[0], self._coordinator.agents, asked.by.host
         try:
             outcome = self._coordinator.outcome(first.save)
+            asked.index_sum = agents.index_sum_of(first.save)
         except CkptdError as error:
             self._end_unsaved(asked, error)
             return
@@ -352,7 +353,10 @@ class HostRequests:
         term, said = self._coordinator.agents.term, asked.said
         save = "" if asked.ref is None else asked.ref.save_id
         if isinstance(how, Checkpoint):
-            ended = SaveEnded(term, said.request_id, how.save_id or save, how.prefix, checkpoint=how)
+            index_crc32c = asked.index_sum() if how.save_id == save else None  # else of a save that was published before
+            ended = SaveEnded(
+                term, said.request_id, how.save_id or save, how.prefix, checkpoint=how, index_crc32c=index_crc32c
+            )
         else:
             # What a former coordinator was told of, that one may have published.
             ended = SaveEnded(term, said.request_id, save, reason=str(how), is_known=asked.is_new, error=how)
@@ -363,6 +367,7 @@ class HostRequests:
             self._writers.pop((save, asked.by.host), None)
             self._passing.pop((save, asked.by.host), None)
             asked.ended, asked.go, asked.declared, asked.said = ended, None, [], replace(said, parts=())
+            asked.index_sum = no_index
             self._ended[asked.by.host, said.request_id] = asked
             if len(self._ended) > _MOST_ENDED:
                 forgotten, _ = self._ended.popitem(last=False)

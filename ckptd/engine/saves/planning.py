@@ -26,6 +26,7 @@ from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.surroundings import Surroundings
 from ckptd.errors import CkptdError
+from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Buffer, ObjectStat, ObjectWriter, Store
 from ckptd.storage.capabilities import ReservingStore
 from ckptd.storage.limited import limited
@@ -62,6 +63,7 @@ class Plan:
         crossing_bytes: how many go from a rank of one host to the shard of another.
         record: what the catalog notes about the save, from before its shards are there.
         shards: all of them, once they are there.
+        index_crc32c: checksum of the index, once that was made.
     """
 
     def __init__(self, run: Surroundings) -> None:
@@ -71,6 +73,7 @@ class Plan:
         self.record: Record | None = None
         self.crossing_bytes = 0
         self.shards: Sequence[Shard] = ()
+        self.index_crc32c: int | None = None
         self._run = run
         self._begun: list[Shard] = []
         self._there: frozenset[str] = frozenset()  # empty shards that a former life of the coordinator has written
@@ -244,7 +247,9 @@ class Plan:
         crcs = np.zeros(len(self.layout.segment_size), np.uint32)
         for shard in self.shards:
             crcs[shard.rows] = shard.crcs
-        return merge(self.layout, crcs)
+        index = merge(self.layout, crcs)
+        self.index_crc32c = crc32c(index)
+        return index
 
     def remove(self, error: CkptdError) -> None:
         """Remove what was written, and the record, because of `error`; what can't be undone any more is completed."""

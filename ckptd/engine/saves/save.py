@@ -41,7 +41,6 @@ from ckptd.errors import (
     NotFoundError,
     SessionAbortedError,
 )
-from ckptd.format.crc32c import crc32c
 
 _LOOK_S_A_RANK = 1e-4  # at what thousands owe it looks about once a second, as that costs microseconds for each
 _SLOW_REMOVAL_S = 2.0  # to remove what a failed save wrote: less than a client's grace for our report
@@ -352,7 +351,8 @@ class Save:
                     overwrite=self.first.overwrite,
                     duration_s=self.run.clock.boot_s() - self.began_at,
                 )
-                index_crc32c, shard_keys = crc32c(index), record.shard_keys
+                index_crc32c, shard_keys = self.plan.index_crc32c, dict(enumerate(record.shard_keys))
+                assert index_crc32c is not None
                 with self.run.lock:  # before any call can delete it again
                     for claim in self.claims.values():
                         claim.keep_in_memory(self.save_id, index_crc32c, shard_keys)

@@ -377,7 +377,7 @@ class ShareLiteral(_message.Message):
     def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class SaveEnded(_message.Message):
-    __slots__ = ("term", "request_id", "save", "prefix", "reason", "unknown", "checkpoint", "error")
+    __slots__ = ("term", "request_id", "save", "prefix", "reason", "unknown", "checkpoint", "error", "index_crc32c")
     TERM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SAVE_FIELD_NUMBER: _ClassVar[int]
@@ -386,6 +386,7 @@ class SaveEnded(_message.Message):
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    INDEX_CRC32C_FIELD_NUMBER: _ClassVar[int]
     term: int
     request_id: str
     save: str
@@ -394,7 +395,8 @@ class SaveEnded(_message.Message):
     unknown: bool
     checkpoint: _common_pb2.Checkpoint
     error: bytes
-    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., prefix: _Optional[str] = ..., reason: _Optional[str] = ..., unknown: bool = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., error: _Optional[bytes] = ...) -> None: ...
+    index_crc32c: int
+    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., prefix: _Optional[str] = ..., reason: _Optional[str] = ..., unknown: bool = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., error: _Optional[bytes] = ..., index_crc32c: _Optional[int] = ...) -> None: ...
 
 class PlaceRequest(_message.Message):
     __slots__ = ("join", "host")

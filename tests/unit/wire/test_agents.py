@@ -72,6 +72,7 @@ TOLD_BY_COORDINATOR = [
     Replaced(7, LIFE),
     Go(7, "q", "s1", 3, None, "", 0, b"d", prefix_key="runs/r/m-5", attempt=2),
     SaveEnded(7, "q", "s1", "m-5", checkpoint=PUBLISHED),
+    SaveEnded(7, "q", "s1", "m-5", checkpoint=PUBLISHED, index_crc32c=0xFFFFFFFF),
     SaveEnded(7, "q", "", "", "rank 3 is gone", is_known=False),
 ]
 

@@ -1,0 +1,91 @@
+"""Ranks restore what was saved last from the memory of hosts, through their agents. Real processes, over both stores.
+
+The store's reads are counted in a bucket. In a directory the data files are overwritten: what is right all the same came
+from memory.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ckptd
+from tests.e2e.saving_worker import value_of
+from tests.e2e.test_agents import HOSTS, Hosts
+from tests.e2e.test_agents_bucket import RANKS, RUN, WAIT_S, BucketHosts, running
+from tests.services.exchanges import header_of
+from tests.services.front import Front
+from tests.services.s3 import S3Service
+
+COUNT = 700_000  # numbers a rank: a shard, of two ranks, is less than a block
+OF_A_HOST = 2 * COUNT
+
+
+def restored(hosts: Hosts, host: str, step: int, *places: str) -> np.ndarray:
+    """Restore what hosts at `places` hold of `w`, as the only rank of a new job on `host`; all of it without them."""
+    with ckptd.Checkpointer(hosts.address(host), RUN, rank=0, world_size=1, timeout_s=WAIT_S) as checkpointer:
+        if not places:
+            return np.array(checkpointer.restore(step)["w"])
+        begin = HOSTS.index(places[0]) * OF_A_HOST
+        box = (begin,), (len(places) * OF_A_HOST,)
+        return np.array(checkpointer.restore(step, names=["w"], slices={"w": box})["w"])
+
+
+def check(found: np.ndarray, step: int, host: str = HOSTS[0]) -> None:
+    """Compare what was restored, from the first number that `host` holds on."""
+    for at, part in enumerate(np.split(found, len(found) // COUNT)):
+        assert (part == value_of(step, 2 * HOSTS.index(host) + at)).all()
+
+
+def given(front: Front) -> int:
+    """Return how many bytes of data files were requested from the bucket."""
+    size = 0
+    for each in front.exchanges("GetObject", ".data-"):
+        begin, _, end = header_of(each.request.headers, "range").removeprefix("bytes=").partition("-")
+        size += int(end) - int(begin) + 1
+    return size
+
+
+@pytest.fixture(scope="module")
+def in_directory() -> Iterator[Hosts]:
+    with tempfile.TemporaryDirectory(prefix="ckptd-") as base:
+        (root := Path(base) / "root").mkdir()
+        hosts = Hosts(Path(base), root)
+        try:
+            yield hosts
+        finally:
+            hosts.end()
+
+
+def test_a_new_job_restores_what_its_host_saved_from_memory_also_when_the_files_are_overwritten(
+    in_directory: Hosts,
+) -> None:
+    hosts = in_directory
+    hosts.crew.save(1, COUNT)
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * RANKS
+    hosts.crew.end()
+    for data in (hosts.root / RUN).glob("model.ckpt-1.data-*"):
+        data.write_bytes(b"\0" * data.stat().st_size)
+    for host in HOSTS:
+        check(restored(hosts, host, 1, host), 1, host)
+
+
+@pytest.fixture
+def in_bucket(s3_root: str, s3_service: S3Service, s3_front: Front) -> Iterator[BucketHosts]:
+    """The processes, all of whose requests go through the front."""
+    with running(s3_root, s3_service) as hosts:
+        yield hosts
+
+
+def test_over_a_bucket_nothing_is_read_of_what_is_in_memory(in_bucket: BucketHosts, s3_front: Front) -> None:
+    in_bucket.save(1, COUNT)
+    in_bucket.crew.end()
+    s3_front.forget()
+    for host in HOSTS:
+        check(restored(in_bucket, host, 1, host), 1, host)
+    assert s3_front.exchanges("GetObject", "model.ckpt-1.index")
+    assert given(s3_front) == 0
