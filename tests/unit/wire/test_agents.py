@@ -105,7 +105,7 @@ def test_what_a_coordinator_tells_comes_through(message):
     assert told == message
     if isinstance(message, SaveEnded):
         assert isinstance(told, SaveEnded)
-        assert told.checkpoint == message.checkpoint
+        assert (told.checkpoint, told.index_crc32c) == (message.checkpoint, message.index_crc32c)
 
 
 def test_what_a_host_is_told_to_write_comes_through():
