@@ -94,12 +94,12 @@ class Claim:
         """Forget what was taken for an earlier plan."""
         self._fed = {}
 
-    def keep_in_memory(self, save_id: str, index_crc32c: int, shard_keys: Mapping[int, str]) -> None:
+    def keep_in_memory(self, save_id: str, index_crc32c: int | None, shard_keys: Mapping[int, str]) -> None:
         """Record in the memory which save it holds, now that it is published: a restart right after reads it there.
 
         Not for memory that training can reach: a later change there would go unnoticed in a box of a tensor.
         """
-        if self.capture is not None and not self.capture.is_staged:
+        if index_crc32c is not None and self.capture is not None and not self.capture.is_staged:
             held = [stretch for shard, runs in self._fed.items() for stretch in stretches_of(runs, shard_keys[shard])]
             self.capture.saved(Holding(save_id, index_crc32c, held))
 

@@ -353,7 +353,7 @@ class HostRequests:
         term, said = self._coordinator.agents.term, asked.said
         save = "" if asked.ref is None else asked.ref.save_id
         if isinstance(how, Checkpoint):
-            index_crc32c = asked.index_sum() if how.save_id == save else None  # else of a save that was published before
+            index_crc32c = asked.index_sum() if how.save_id == save else None  # else it was published before
             ended = SaveEnded(
                 term, said.request_id, how.save_id or save, how.prefix, checkpoint=how, index_crc32c=index_crc32c
             )

@@ -351,11 +351,10 @@ class Save:
                     overwrite=self.first.overwrite,
                     duration_s=self.run.clock.boot_s() - self.began_at,
                 )
-                index_crc32c, shard_keys = self.plan.index_crc32c, dict(enumerate(record.shard_keys))
-                assert index_crc32c is not None
+                shard_keys = dict(enumerate(record.shard_keys))
                 with self.run.lock:  # before any call can delete it again
                     for claim in self.claims.values():
-                        claim.keep_in_memory(self.save_id, index_crc32c, shard_keys)
+                        claim.keep_in_memory(self.save_id, self.plan.index_crc32c, shard_keys)
                 self.run.stored.look()
         self.run.journal.save_ended(self.ref, self.actors, prefix=self.first.prefix)  # before any rank hears of it
         with self.run.lock:
