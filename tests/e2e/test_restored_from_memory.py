@@ -1,6 +1,6 @@
 """Ranks restore what was saved last from the memory of hosts, through their agents. Real processes, over both stores.
 
-The store's reads are counted in a bucket. In a directory the data files are overwritten: what is right came from memory.
+The store's reads are counted in a bucket. In a directory the data files are overwritten: what is right is from memory.
 """
 
 from __future__ import annotations
