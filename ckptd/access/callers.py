@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ckptd.errors import NotPermittedError
+
 TOKEN, CERTIFICATE, USER, LOOPBACK = "token", "cert", "uid", "loopback"
+
+
+class UnauthenticatedError(NotPermittedError):
+    """The call shows no identity, or one that is not known: UNAUTHENTICATED on the wire, 401 over HTTP."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ def describe(reply: Any) -> dict[str, object]:
         "durability": convert.durability_from_wire(reply.durability),
         "uptime_s": reply.uptime_s,
         "listening": list(reply.listening),
+        "http": reply.http or None,
         "free_bytes": None if reply.free_bytes < 0 else reply.free_bytes,
         "draining": reply.draining,
         "warnings": list(reply.warnings),
@@ -141,6 +142,8 @@ def _print(reply: Any) -> None:
     peer = reply.peer
     output.tell(f"ckptd {peer.version}, pid {peer.pid} on {peer.host}, up {output.duration(reply.uptime_s)}")
     output.tell(f"checkpoints in {reply.root}{free}; listening on {', '.join(reply.listening)}")
+    if reply.http:
+        output.tell(f"HTTP at {reply.http}")
     if reply.stream_ports:
         output.tell(f"streams are taken at ports {', '.join(map(str, reply.stream_ports))} as well")
     if reply.write_mode:

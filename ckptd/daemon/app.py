@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import importlib
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ckptd.daemon import descriptors, identity_files, identity_records, logs, memory, roles
 from ckptd.daemon.allocator import keep_freed_memory
@@ -30,12 +31,17 @@ from ckptd.daemon.roles import Role
 from ckptd.engine.journal import JournalEntry, Reserve
 from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
-from ckptd.service.exposure import check_exposure, exposure_warnings
+from ckptd.service.certificates import Tls
+from ckptd.service.exposure import check_exposure, check_http_exposure, exposure_warnings
 from ckptd.service.flow import Limits
+from ckptd.service.gate import Access
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.service.stream_processes import StreamOptions
 from ckptd.wire import addresses, places, versions
 from ckptd.wire.channels import ConnectionLife
+
+if TYPE_CHECKING:
+    from ckptd.daemon.web import Web
 
 TICK_S = 0.2
 LEAVE_S = 15.0
@@ -70,7 +76,9 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     seen = identity_files.signature(config)
     options = server_options(config, environ)
-    exposed = exposure_warnings(options, check_exposure(options))
+    exposed = exposure_warnings(options, check_exposure(options), check_http_exposure(options))
+    if config.http is not None:
+        importlib.import_module("ckptd.daemon.web")  # what is missing ends the start before anything is opened
     for warning in exposed:
         _log.warning("%s", warning)
     options.priority.check()
@@ -141,6 +149,7 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
         connection_life=ConnectionLife(config.connection_idle_s, config.connection_age_s),
         arena=_arena_options(config, environ),
         streams=StreamOptions(config.stream_processes, STREAM_PROCESS, config.stream_port),
+        http=None if config.http is None else addresses.parse_http(config.http),
     )
 
 
@@ -171,20 +180,32 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, endings.put_nowait, number.name)
     server = Server(role.engine, options, audit, role.hosts)
-    files = identity_files.IdentityFiles(config, seen, options.access, server.use_identities, audit)
+    web: Web | None = None
+
+    def use_identities(access: Access, tls: Tls | None, problems: Sequence[str]) -> None:
+        server.use_identities(access, tls, problems)
+        if web is not None:
+            web.renew(tls)
+
+    files = identity_files.IdentityFiles(config, seen, options.access, use_identities, audit)
     hangups = Hangups(audit.reopen, files.look_now)
     loop.add_signal_handler(signal.SIGHUP, hangups.came)
     try:
+        web = _web(config, options, server)
         listening = await server.start()
         for warning in server.warnings:
             if warning not in exposed:  # it names the port that was chosen
                 _log.warning("%s", warning)
         role.listens(listening)
+        if web is not None:
+            web.start()
         await loop.run_in_executor(None, role.begin)
-        _announce(listening, role, config)
+        _announce(listening, role, config, "" if web is None else web.url)
         is_up(listening)
         descriptors.tell(open_files)
     except BaseException:
+        if web is not None:
+            await web.stop()
         await server.stop()
         await loop.run_in_executor(None, role.close)
         raise
@@ -211,6 +232,8 @@ async def _serve(
     if reason in (_TAKEN_OVER, role.successor):
         code = ConflictError.exit_code
     _leave_after(LEAVE_S, config, code)  # a call that nothing waits for any more may still be at the store
+    if web is not None:
+        await web.stop()
     await server.stop()
     _forget(config)
     saves = "nothing was lost" if finished else "saves in progress were aborted"
@@ -264,18 +287,29 @@ def _end_as_a_crash_does(config: Config, exit_code: int = SessionAbortedError.ex
     os._exit(exit_code)
 
 
-def _announce(listening: Sequence[str], role: Role, config: Config) -> None:
+def _web(config: Config, options: ServerOptions, server: Server) -> Web | None:
+    """Take the port for HTTP, if that is wanted: only then is its code loaded."""
+    if config.http is None:
+        return None
+    from ckptd.daemon.web import Web
+
+    return Web(config, options, server)
+
+
+def _announce(listening: Sequence[str], role: Role, config: Config, http: str) -> None:
     root = role.engine.store.url
+    also = {"http": http} if http else {}
     _log.info(
-        "ckptd %s%s listening on %s; checkpoints in %s",
+        "ckptd %s%s listening on %s%s; checkpoints in %s",
         versions.VERSION,
         "" if config.role == "whole" else f", {config.role},",
         ", ".join(listening),
+        f"; HTTP at {http}" if http else "",
         root,
-        extra={"ckptd": {"event": "listening", "listening": list(listening), "root": root}},
+        extra={"ckptd": {"event": "listening", "listening": list(listening), **also, "root": root}},
     )
     if config.ready_file is not None:
-        ready = {"listening": list(listening), "pid": os.getpid(), "root": root}
+        ready = {"listening": list(listening), **also, "pid": os.getpid(), "root": root}
         place = Path(config.ready_file)
         if place.exists() and not place.is_file():
             raise InvalidRequestError("the ready file would replace what is no file", key=config.ready_file)

@@ -109,6 +109,14 @@ class Config:
         "Port 0 means any free one. [default: a socket in the user's runtime directory]",
         metavar="ADDR",
     )
+    http: str | None = _setting(
+        None,
+        "text",
+        "Also serve health and metrics over HTTP, at host:port, http://host:port or https://host:port; a missing port "
+        "is 7080. Needs the extra ckptd[web]. [default: not at all]",
+        metavar="ADDR",
+        optional=True,
+    )
     insecure_loopback: bool = _setting(
         False,
         "flag",

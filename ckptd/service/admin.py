@@ -52,6 +52,7 @@ class AdminService:
         self._facts = StoreFacts(coordinator.store, pools)
         self._started = time.monotonic()
         self.listening: Sequence[str] = ()
+        self.http = ""
         self.problems: Sequence[str] = ()  # with the files of identities
         self.warnings: Sequence[str] = ()
         self.draining = False
@@ -88,6 +89,7 @@ class AdminService:
             durability=convert.durability_to_wire(self._coordinator.store.durability),
             uptime_s=time.monotonic() - self._started,
             listening=self.listening,
+            http=self.http,
             free_bytes=-1 if facts.free_bytes is None else facts.free_bytes,
             runs=page.runs,
             next_after=page.next_after,

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ckptd.access.callers import Caller
+from ckptd.access.callers import Caller, UnauthenticatedError
 from ckptd.engine.refusals import NotNowError
 from ckptd.service.connections import Connections
-from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
+from ckptd.service.gate import Gate, shown_by
 from ckptd.service.pacing import Pacing
 from ckptd.service.proxied_call import ProxiedContext
 from ckptd.service.refusal_log import LineBudget, network_of

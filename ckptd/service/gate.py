@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 
 from ckptd.access import callers, tokens
-from ckptd.access.callers import Caller
+from ckptd.access.callers import Caller, UnauthenticatedError
 from ckptd.access.policy import NO_POLICY, Policy
 from ckptd.access.roles import Right
 from ckptd.access.tokens import Token, Tokens
@@ -46,10 +46,6 @@ _VERBS = {
     Right.AGENT: "write for",
     Right.ADMIN: "administer",
 }
-
-
-class UnauthenticatedError(NotPermittedError):
-    """The call shows no identity, or one that is not known: UNAUTHENTICATED on the wire."""
 
 
 def refusal_of(error: CkptdError, *, is_answer: bool = False) -> status.Status:

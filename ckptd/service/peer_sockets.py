@@ -51,11 +51,14 @@ class Endpoints:
     paths: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, addresses: Sequence[Address]) -> Endpoints:
-        """Return where a server is bound that listens there."""
+    def of(cls, addresses: Sequence[Address], http_ports: Sequence[int] = ()) -> Endpoints:
+        """Return where a server is bound that listens there, and at ports where gRPC is not spoken.
+
+        What `shut_down` tells would be no answer there: they count as encrypted, and it says nothing.
+        """
         networks = [address for address in addresses if not address.is_unix]
         return cls(
-            frozenset(address.port for address in networks),
+            frozenset((*(address.port for address in networks), *http_ports)),
             frozenset(address.port for address in networks if not address.secure),
             frozenset(address.path for address in addresses if address.is_unix),
         )

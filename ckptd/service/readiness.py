@@ -32,6 +32,7 @@ class Readiness:
         self._taken_over: set[str] = set()
         self._serves_nothing = False
         self._has_coordinator = True
+        self._is_started = False
         self.is_draining = False
         self._looking: asyncio.Task[None] | None = None
 
@@ -43,6 +44,7 @@ class Readiness:
         """Begin to tell."""
         if await self._look() is not None:
             self._looking = asyncio.create_task(self._look_again())
+        self._is_started = True
         await self._tell()
 
     async def stop(self) -> None:
@@ -85,8 +87,17 @@ class Readiness:
             if before != self._has_coordinator:
                 await self._tell()
 
+    def why_not(self) -> str:
+        """Return why no new saves are taken, in words; "" while they are. Any thread may call."""
+        if not self._is_started:
+            return "the daemon is starting"
+        if self.is_draining:
+            return "the daemon is about to end"
+        if self._serves_nothing:
+            return "another owner has taken over all runs"
+        return "" if self._has_coordinator else "the agent has no coordinator"
+
     async def _tell(self) -> None:
-        is_ready = self._has_coordinator and not self._serves_nothing and not self.is_draining
-        state: Any = _STATES.SERVING if is_ready else _STATES.NOT_SERVING
+        state: Any = _STATES.NOT_SERVING if self.why_not() else _STATES.SERVING
         for service in ("", *methods.SERVICES):
             await self._servicer.set(service, state)

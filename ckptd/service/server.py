@@ -44,11 +44,12 @@ from ckptd.service.stream_processes import StreamOptions, StreamProcesses
 from ckptd.service.subjects import Subjects
 from ckptd.service.tickets import TicketServer
 from ckptd.service.under_way import CallsUnderWay
+from ckptd.service.visitors import Visitors
 from ckptd.service.watch import WatchService
 from ckptd.storage.capabilities import PooledObjects
 from ckptd.watch.hub import Hub
 from ckptd.wire import channels, methods, proxied, versions
-from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address
+from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address, http_url
 from ckptd.wire.channels import ConnectionLife
 from ckptd.wire.tickets import TICKET_SUFFIX
 
@@ -82,6 +83,7 @@ class ServerOptions:
 
     Attributes:
         problems: with the files of identities, a sentence each: `status` tells them to those that may do everything.
+        http: where pages and metrics are to be served.
     """
 
     listen: tuple[Address, ...]
@@ -96,10 +98,16 @@ class ServerOptions:
     arena: ArenaOptions | None = None
     streams: StreamOptions | None = None
     problems: Sequence[str] = ()
+    http: Address | None = None
 
 
 class Server:
-    """A daemon's gRPC server over one coordinator. Belongs to one event loop."""
+    """A daemon's gRPC server over one coordinator. Belongs to one event loop.
+
+    Attributes:
+        http: where its process also listens for HTTP, with the real port; to be set before `start`.
+        visitors: lets callers in that come there.
+    """
 
     def __init__(
         self,
@@ -111,6 +119,7 @@ class Server:
         """`journal` is told of calls that change something; `hosts` are those whose agents attend, if any may."""
         self._options = options
         self._addresses = check_exposure(options)
+        self.http: Address | None = None
         self._certificates = None if options.tls is None else Certificates(options.tls)
         self._sockets: list[Path] = []  # that we made: a refused start must not remove another daemon's
         self._ticket_servers: list[TicketServer] = []
@@ -145,6 +154,7 @@ class Server:
             [IdentityNeeded(self._door)], channels.server_options(options.connection_life)
         )
         self._recorder = Recorder(journal)
+        self.visitors = Visitors(self._door, self._recorder)
         save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending, self._recorder)
         self._presences = save.presences
         self._admin = AdminService(
@@ -183,10 +193,12 @@ class Server:
         """
         bound = [self._bind(address) for address in self._addresses]
         self._admin.listening = tuple(map(str, bound))
-        self._admin.warnings = exposure_warnings(self._options, bound)
+        self._admin.http = "" if self.http is None else http_url(self.http)
+        self._admin.warnings = exposure_warnings(self._options, bound, self.http)
         self._lend_arenas(bound)
         self.streams = self._host.streams = self._stream_processes(bound)
-        self._door.connections = Connections(Endpoints.of(bound), allowed=descriptors.open_files())
+        endpoints = Endpoints.of(bound, () if self.http is None else [self.http.port])
+        self._door.connections = Connections(endpoints, allowed=descriptors.open_files())
         self._door.connections.start()
         self._under_way.start()
         self._agents.start()
@@ -295,6 +307,10 @@ class Server:
     def warnings(self) -> Sequence[str]:
         """What an operator must know of the addresses, with the real ports."""
         return self._admin.warnings
+
+    def why_not_ready(self) -> str:
+        """Return why the daemon takes no new saves, in words; "" while it does. Any thread may call."""
+        return self._readiness.why_not()
 
     async def drain(self) -> None:
         """Answer health checks that the daemon is about to end; calls in progress go on."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ckptd.errors import InvalidRequestError
 
 DEFAULT_PORT = 7070
+DEFAULT_HTTP_PORT = 7080
 
 # Bind and connect take a path in sockaddr_un, which has room for this many bytes and a NUL.
 MAX_SOCKET_PATH = 107
@@ -20,6 +21,8 @@ MAX_SOCKET_PATH = 107
 ARENA_SUFFIX = ".arena"
 """What the name of the socket for shared memory ends in; it is beside the one for gRPC, if there is one."""
 
+_FORMS = "host:port, grpc://host:port, grpcs://host:port or unix:///path"
+_HTTP_FORMS = "host:port, http://host:port or https://host:port"
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
 _BARE = re.compile(r"(?:\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9_.\-]+):\d{1,5}", re.ASCII)
 
@@ -93,6 +96,25 @@ def parse(text: str) -> Address:
             raise _refused(text, f"{scheme}:// is not a daemon's address")
 
 
+def parse_http(text: str) -> Address:
+    """Read where pages and metrics are served: ``host:port``, ``http://host:port`` or ``https://host:port``.
+
+    A missing port is 7080. `secure` is as for `parse`. Raises `InvalidRequestError` that shows the forms there are.
+    """
+    text = text.strip()
+    scheme, colon, rest = text.partition("://")
+    scheme, rest = (scheme.lower(), rest) if colon else ("", text)
+    if scheme not in ("", "http", "https"):
+        raise _refused(text, f"{scheme}:// is not served over HTTP", _HTTP_FORMS)
+    secure = {"": None, "http": False, "https": True}[scheme]
+    return _parse_host(rest.removesuffix("/"), text, secure, DEFAULT_HTTP_PORT, _HTTP_FORMS)
+
+
+def http_url(address: Address) -> str:
+    """Return what browsers and Prometheus call an address."""
+    return f"{'https' if address.secure else 'http'}://{address.target}"
+
+
 def _parse_socket(path: str, text: str) -> Address:
     if not path.startswith("/"):
         raise _refused(text, "the path of a Unix socket is absolute")
@@ -103,29 +125,29 @@ def _parse_socket(path: str, text: str) -> Address:
     return Address(path=path)
 
 
-def _parse_host(rest: str, text: str, secure: bool | None) -> Address:
+def _parse_host(
+    rest: str, text: str, secure: bool | None, default_port: int = DEFAULT_PORT, forms: str = _FORMS
+) -> Address:
     if rest.startswith("["):
         host, bracket, tail = rest[1:].partition("]")
         try:
             ipaddress.IPv6Address(host)
         except ValueError as e:
-            raise _refused(text, f"[{host}] is no IPv6 address") from e
+            raise _refused(text, f"[{host}] is no IPv6 address", forms) from e
         if not bracket or (tail and not tail.startswith(":")):
-            raise _refused(text, "after ] comes :port")
-        port = tail[1:] if tail else str(DEFAULT_PORT)
+            raise _refused(text, "after ] comes :port", forms)
+        port = tail[1:] if tail else str(default_port)
     else:
         host, colon, port = rest.partition(":")
-        port = port if colon else str(DEFAULT_PORT)
+        port = port if colon else str(default_port)
         if ":" in port:
-            raise _refused(text, "an IPv6 address stands in brackets, [::1]:7070")
+            raise _refused(text, f"an IPv6 address stands in brackets, [::1]:{default_port}", forms)
         if not _HOST.fullmatch(host):
-            raise _refused(text, "there is no host in it" if not host else f"{host!r} is no host")
+            raise _refused(text, "there is no host in it" if not host else f"{host!r} is no host", forms)
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise _refused(text, f"{port!r} is no port")
+        raise _refused(text, f"{port!r} is no port", forms)
     return Address(host, int(port), secure=secure)
 
 
-def _refused(text: str, why: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{text[:200]!r} is not an address: {why}; write host:port, grpc://host:port, grpcs://host:port or unix:///path"
-    )
+def _refused(text: str, why: str, forms: str = _FORMS) -> InvalidRequestError:
+    return InvalidRequestError(f"{text[:200]!r} is not an address: {why}; write {forms}")

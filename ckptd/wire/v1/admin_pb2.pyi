@@ -19,7 +19,7 @@ class StatusRequest(_message.Message):
     def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., after_run: _Optional[str] = ..., after_host: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_mode", "stream_ports", "next_after", "limits", "open_files", "open_files_limit", "hosts", "attending")
+    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_mode", "stream_ports", "next_after", "limits", "open_files", "open_files_limit", "hosts", "attending", "http")
     PEER_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class StatusReply(_message.Message):
     OPEN_FILES_LIMIT_FIELD_NUMBER: _ClassVar[int]
     HOSTS_FIELD_NUMBER: _ClassVar[int]
     ATTENDING_FIELD_NUMBER: _ClassVar[int]
+    HTTP_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     root: str
     durability: _common_pb2.Durability
@@ -58,7 +59,8 @@ class StatusReply(_message.Message):
     open_files_limit: int
     hosts: HostsStatus
     attending: AttendingStatus
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_mode: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ..., open_files: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., hosts: _Optional[_Union[HostsStatus, _Mapping]] = ..., attending: _Optional[_Union[AttendingStatus, _Mapping]] = ...) -> None: ...
+    http: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_mode: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ..., open_files: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., hosts: _Optional[_Union[HostsStatus, _Mapping]] = ..., attending: _Optional[_Union[AttendingStatus, _Mapping]] = ..., http: _Optional[str] = ...) -> None: ...
 
 class HostsStatus(_message.Message):
     __slots__ = ("term", "lease_s", "fenced_by", "hosts", "next_after")

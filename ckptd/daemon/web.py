@@ -1,0 +1,91 @@
+"""`ckptd serve --http`: joins the listener for HTTP to a server. Without that setting nothing of it is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+from ckptd.access.visits import Visit, Visitor
+from ckptd.daemon.config import Config
+from ckptd.errors import InvalidRequestError
+from ckptd.service.certificates import Tls
+from ckptd.service.exposure import check_http_exposure
+from ckptd.service.server import Server, ServerOptions
+from ckptd.wire import addresses
+from ckptd.wire.addresses import http_url
+
+try:
+    from ckptd.web.application import Application
+    from ckptd.web.host_names import HostNames
+    from ckptd.web.listener import Listener, bind
+    from ckptd.web.tls import Pem, RenewableTls
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] == "ckptd":
+        raise
+    raise InvalidRequestError(
+        f"--http needs packages that are not installed ({error.name}): pip install 'ckptd[web]'"
+    ) from error
+
+_ALIVE_S = 5.0  # an event loop that takes longer does not serve
+
+
+class Web:
+    """The listener of one server. Its methods belong to the server's event loop, but `renew`."""
+
+    def __init__(self, config: Config, options: ServerOptions, server: Server) -> None:
+        """Take the port, and let `server` know it, which is not started yet.
+
+        Raises:
+            CkptdError: why it cannot listen there.
+        """
+        address = check_http_exposure(options)
+        assert address is not None, "made only where --http is given"
+        listening, server.http = bind(address)
+        self.url = http_url(server.http)
+        self._tls = None if options.tls is None or not address.secure else RenewableTls(_pem(options.tls))
+        advertised = [addresses.parse(text).host for text in config.advertise]
+        host = socket.gethostname()
+        names = HostNames([address.host, host, host.partition(".")[0], config.name or "", *advertised])
+        daemon = _OfServer(server, asyncio.get_running_loop())
+        self._listener = Listener(Application(daemon, names, {}), listening, self._tls)
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._listener.start()
+
+    def renew(self, tls: Tls | None) -> None:
+        """Use other certificates from the next handshake on. Any thread may call."""
+        if self._tls is not None and tls is not None:
+            self._tls.renew(_pem(tls))
+
+    async def stop(self) -> None:
+        """Answer no more."""
+        await asyncio.get_running_loop().run_in_executor(None, self._listener.stop)
+
+
+def _pem(tls: Tls) -> Pem:
+    return Pem(tls.certificate, tls.key, tls.client_ca)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfServer:
+    """A server, as the listener's thread sees it; see `ckptd.web.application.ServedDaemon`."""
+
+    server: Server
+    loop: asyncio.AbstractEventLoop
+
+    async def admit(self, visit: Visit) -> Visitor:
+        admitted = asyncio.run_coroutine_threadsafe(self.server.visitors.admit(visit), self.loop)
+        return await asyncio.wrap_future(admitted)
+
+    async def is_alive(self) -> bool:
+        turned = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop)
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(turned), _ALIVE_S)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    def why_not_ready(self) -> str:
+        return self.server.why_not_ready()

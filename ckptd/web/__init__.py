@@ -1,0 +1,1 @@
+"""What a daemon serves over HTTP: its health and its metrics, read-only."""

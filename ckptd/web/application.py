@@ -1,0 +1,118 @@
+"""What is answered at which path. `/livez` and `/readyz` are for all; everything else needs an identity."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from ckptd.access.callers import UnauthenticatedError
+from ckptd.access.visits import Porter, Visit
+from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
+from ckptd.web.connection import CONNECTION, OtherEnd
+from ckptd.web.host_names import HostNames
+
+FOR_ALL = frozenset({"/livez", "/readyz"})
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_MISDIRECTED, _UNAUTHENTICATED, _FORBIDDEN, _TOO_MANY, _FAILED, _NOT_NOW = 421, 401, 403, 429, 500, 503
+
+_log = logging.getLogger("ckptd.web")
+
+
+class ServedDaemon(Porter, Protocol):
+    """What is told of a daemon. Its methods belong to the event loop of the listener."""
+
+    async def is_alive(self) -> bool:
+        """Say whether the daemon answers calls."""
+
+    def why_not_ready(self) -> str:
+        """Return why it takes no new saves, in words; "" while it does."""
+
+
+class Application:
+    """An ASGI application over one daemon."""
+
+    def __init__(self, daemon: ServedDaemon, names: HostNames, routes: Mapping[str, Any]) -> None:
+        """Answer at the paths of health, and with `routes` at those that need an identity."""
+        self._daemon, self._names = daemon, names
+        health = {"/livez": self._live, "/readyz": self._ready}
+        self._inner = Starlette(
+            routes=[Route(path, answer) for path, answer in {**health, **routes}.items()],
+            exception_handlers={Exception: _failed},
+        )
+        self._inner.router.redirect_slashes = False  # to where the request's `Host` says
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+
+        async def send_guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *own]}
+            await send(message)
+
+        answer: Any = self._inner
+        if scope["path"] not in FOR_ALL:
+            answer = await self._refusal(Request(scope)) or self._inner
+        try:
+            await answer(scope, receive, send_guarded)
+        except Exception:  # Starlette raises again what it has answered
+            _log.exception("a bug in ckptd: a request for %r failed", scope["path"])
+
+    async def _refusal(self, request: Request) -> Response | None:
+        """Return why a request is refused; None, and note the visitor in its state, where it is not."""
+        origin: OtherEnd = request.scope[CONNECTION]
+        shown = request.headers.get("authorization")
+        host = request.headers.get("host", "")
+        # A token is shown by none that a stranger's page could make call us.
+        if shown is None and not self._names.knows(host):
+            return _text(
+                _MISDIRECTED, f"it is not known by the name {host[:200]!r}: use its address, or the name of its host"
+            )
+        visit = Visit(
+            f"{request.method} {request.url.path}"[:200],
+            origin.peer,
+            shown,
+            origin.is_encrypted,
+            origin.common_names,
+            origin.alternative_names,
+        )
+        try:
+            request.state.visitor = await self._daemon.admit(visit)
+        except UnauthenticatedError as error:
+            return _text(_UNAUTHENTICATED, str(error), {"WWW-Authenticate": 'Bearer realm="ckptd"'})
+        except NotPermittedError as error:
+            return _text(_FORBIDDEN, str(error))
+        except UnavailableError as error:
+            return _text(_TOO_MANY, str(error), {"Retry-After": "1"})
+        except CkptdError as error:
+            return _text(_NOT_NOW, str(error))
+        return None
+
+    async def _live(self, _request: Request) -> Response:
+        if await self._daemon.is_alive():
+            return _text(200, "ok")
+        return _text(_NOT_NOW, "the daemon answers no calls: its event loop is busy, or hangs")
+
+    async def _ready(self, _request: Request) -> Response:
+        why_not = self._daemon.why_not_ready()
+        return _text(_NOT_NOW, why_not) if why_not else _text(200, "ok")
+
+
+async def _failed(_request: Request, error: Exception) -> Response:
+    return _text(_FAILED, f"a bug in the daemon, see its log: {type(error).__name__}")
+
+
+def _text(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    return PlainTextResponse(text + "\n", status, headers)
