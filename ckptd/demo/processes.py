@@ -32,7 +32,7 @@ from ckptd.wire.v1 import admin_pb2
 _SERVE = (sys.executable, "-m", "ckptd", "serve")
 _LISTEN = ("--listen", "127.0.0.1:0")
 _START_TIMEOUT_S = 60.0
-_STOP_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Daemon:
         assert self._channel is not None
         request = admin_pb2.StatusRequest(peer=versions.this_peer(versions.new_incarnation()))
         try:
-            reply = methods.Stub(self._channel, methods.ADMIN).Status(request, timeout=10)
+            reply = methods.Stub(self._channel, methods.ADMIN).Status(request, timeout=_START_TIMEOUT_S)
         except grpc.RpcError as e:
             raise status.from_wire(e) from e
         assert isinstance(reply, admin_pb2.StatusReply)

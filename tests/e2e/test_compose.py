@@ -40,7 +40,7 @@ def test_the_override_gives_another_engine_no_more_rights():
             path, _, mode = volume.split(":")
             assert (REPOSITORY / path).is_file()
             assert mode == "ro"
-    subprocess.run(["bash", "-n", str(REPOSITORY / "deploy" / "ceph" / "serve")], check=True, timeout=30)
+    subprocess.run(["bash", "-n", str(REPOSITORY / "deploy" / "ceph" / "serve")], check=True, timeout=60)
 
 
 def test_no_secret_is_in_the_files_and_a_missing_one_is_said_to_be_missing():

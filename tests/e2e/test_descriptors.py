@@ -20,6 +20,7 @@ from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import read_pb2
 from tests import seams
 from tests.fakes.raw_http2 import RawConnection
+from tests.fakes.waiting import eventually
 
 LAUNCHER = """
 import resource, sys
@@ -58,7 +59,7 @@ def test_a_rank_for_which_there_are_no_descriptors_hears_so_and_status_says_how_
             host, port = daemon.port()
             while len(os.listdir(f"/proc/{daemon.pid}/fd")) < 95:
                 channel = others.enter_context(open_channel(addresses.parse(f"{host}:{port}")))
-                methods.Stub(channel, methods.READ).List(read_pb2.ListRequest(run="r"), timeout=20)
+                methods.Stub(channel, methods.READ).List(read_pb2.ListRequest(run="r"), timeout=60)
             with Checkpointer(f"{host}:{port}", run="r", rank=0, world_size=1, timeout_s=20.0) as checkpointer:
                 failure = checkpointer.save(1, {"w": np.ones(3)}).exception(20.0)
             assert main.run(["status", f"{host}:{port}"]) == 0
@@ -84,8 +85,8 @@ def test_silent_connections_take_no_descriptors_from_a_save(tmp_path):
             with Checkpointer(f"{host}:{port}", run="r", timeout_s=60.0) as checkpointer:
                 for step in range(1, 4):
                     checkpointer.save(step, {"w": np.ones(3)}).result(60.0)
-            assert time.monotonic() - began < 10.0  # it took 1.1 s; before, no connection was accepted for 35 s
-            assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 150
+            assert time.monotonic() - began < 30.0  # it took 1.1 s; before, no connection was accepted for 35 s
+            eventually(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) < 150, "the end of most connections")
     finally:
         daemon.stop()
     assert "connections from ipv4:127.0.0.1 were closed" in (tmp_path / "daemon.log").read_text()

@@ -22,7 +22,7 @@ from ckptd.storage.memory import MemoryStore
 from tests.fakes.ranks import Ranks
 
 RUN = "runs/r"
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class SharedBucket:

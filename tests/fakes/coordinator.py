@@ -42,7 +42,7 @@ class FakeLane:
 
     def write(self, position, data, crc):
         self.writing.release()
-        assert self.let_write.wait(30)
+        assert self.let_write.wait(60)
         if crc32c(data) != crc:
             raise CorruptionError("bytes were damaged on the way", offset=position)
         fresh = data[len(self.data) - position :]

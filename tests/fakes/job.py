@@ -14,7 +14,7 @@ from ckptd.engine.manifest import Manifest, Part
 from ckptd.format.crc32c import crc32c
 from ckptd.format.slices import Box
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 ROWS_PER_RANK = 6
 
 

@@ -15,7 +15,7 @@ from ckptd.wire import convert, lanes, manifests, methods, versions
 from ckptd.wire.chunks import CHUNK_BYTES, Chunk
 from ckptd.wire.v1 import save_pb2
 
-WAIT_S = 30
+WAIT_S = 60
 
 
 class Worker:

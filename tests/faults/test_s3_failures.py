@@ -203,7 +203,7 @@ def test_3_a_part_that_arrives_after_the_abort_does_not_bring_the_upload_back(
     [upload] = store.bucket.uploads(place)
     abort_upload(store.bucket, upload.key, upload.upload_id)
     hold.release()
-    filling.join(30)
+    filling.join(60)
     assert [type(error) for error in failed] in ([NotFoundError], [ConflictError])
     assert s3_service.unfinished_uploads(place) == []
     assert list(store.list("")) == []

@@ -97,7 +97,7 @@ class Front:
         self._server.shutdown()
         self._server.server_close()
         self._server.cut_all()
-        self._thread.join(10)
+        self._thread.join(60)
         if self._failures:
             raise self._failures[0]
 

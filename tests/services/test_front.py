@@ -155,7 +155,7 @@ def test_a_held_part_arrives_after_its_upload_was_aborted(place: Place) -> None:
     place.directly.abort_multipart_upload(**upload)
     hold.release()
     [late] = place.front.wait_for(1, "UploadPart")
-    sending.join(30)
+    sending.join(60)
     assert late.server_status == 404
     assert place.stored() is None
 
@@ -169,7 +169,7 @@ def test_a_held_answer_is_told_when_released(place: Place) -> None:
     assert place.stored() == BODY
     assert [each.status for each in place.front.exchanges()] == [None]
     hold.release()
-    sending.join(30)
+    sending.join(60)
     assert [each.status for each in place.front.exchanges()] == [200]
 
 

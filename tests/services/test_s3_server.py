@@ -18,7 +18,7 @@ def test_of_sixteen_that_create_the_same_object_one_wins(s3_service: S3Service, 
     client, at_once = s3_service.client(), threading.Barrier(16)
 
     def create(number: int) -> bool:
-        at_once.wait(30)
+        at_once.wait(60)
         try:
             client.put_object(Bucket=s3_service.bucket, Key=key, Body=b"%d" % number, IfNoneMatch="*")
         except ClientError as error:

@@ -11,7 +11,7 @@ import pytest
 from ckptd import threads
 from tests import seams
 
-BOUND_S = 10.0
+BOUND_S = 60.0
 
 
 def test_each_returns_results_in_their_order_and_uses_the_callers_thread():

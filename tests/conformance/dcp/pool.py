@@ -55,7 +55,7 @@ class Pool:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
-            process.join(30.0)
+            process.join(60.0)
             process.kill()
 
 

@@ -311,7 +311,7 @@ def test_what_ckptd_saved_of_nested_state_is_loaded_by_the_names_that_dcp_gives_
         "losses": [0.5, 0.25],
         "pair": (1, torch.ones(2)),
     }
-    save_natively(state, tmp_path / "run", 1).result(30.0)
+    save_natively(state, tmp_path / "run", 1).result(60.0)
     close_all()
     loaded = load(blank(state), str(tmp_path / "run" / "model.ckpt-1"))
     assert same({**loaded, "model": dict(loaded["model"])}, {**state, "model": dict(state["model"])})

@@ -111,7 +111,7 @@ class Process:
         if not self.name.startswith("rank"):
             self.popen.terminate()
         try:
-            self.popen.wait(20)
+            self.popen.wait(60)
         except subprocess.TimeoutExpired:
             self.kill()
 

@@ -12,7 +12,7 @@ from ckptd.storage.locations import open_store
 from ckptd.wire import addresses
 from tests.fakes.access import OPEN
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 class Daemon:

@@ -14,7 +14,7 @@ from ckptd.errors import ConflictError
 from tests.starts import prepared
 
 W = {"w": np.arange(4.0)}
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 @pytest.fixture(params=["daemon", "direct"])

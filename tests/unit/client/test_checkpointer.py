@@ -20,7 +20,7 @@ from ckptd.errors import (
 from tests import seams
 from tests.fakes.waiting import eventually
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 

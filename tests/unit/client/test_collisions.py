@@ -13,7 +13,7 @@ from ckptd import Checkpointer
 from ckptd.errors import ConflictError, InvalidRequestError
 from tests.unit.client.served import Daemon
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 W = {"w": np.arange(12.0)}
 
 

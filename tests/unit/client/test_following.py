@@ -24,7 +24,7 @@ def test_a_directory_that_somebody_else_writes_is_followed(tmp_path):
 
 def test_the_run_may_be_named_apart_and_the_state_file_have_another_name(tmp_path):
     with ckptd.Checkpointer(tmp_path, run="runs/a", latest_filename="newest") as ckpt:
-        done = ckpt.save(3, {"a": np.zeros(2)}).result(30)
+        done = ckpt.save(3, {"a": np.zeros(2)}).result(60)
     for place, run in ((tmp_path, "runs/a"), (tmp_path / "runs" / "a", None)):
         found = list(ckptd.follow(place, run, latest_filename="newest", timeout_s=0))
         assert [checkpoint.save_id for checkpoint in found] == [done.save_id]
@@ -50,6 +50,6 @@ def test_what_cannot_be_followed_is_refused_before_anybody_waits(tmp_path):
 def test_two_watches_of_one_checkpointer_in_direct_mode_end_with_it(tmp_path):
     with ckptd.Checkpointer(tmp_path, run="runs/a") as ckpt:
         watches = [ckpt.watch(), ckpt.watch()]
-        ckpt.save(1, {"a": np.zeros(2)}).result(30)
+        ckpt.save(1, {"a": np.zeros(2)}).result(60)
         assert [next(watch).step for watch in watches] == [1, 1]
     assert [list(watch) for watch in watches] == [[], []]

@@ -14,7 +14,7 @@ from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 @pytest.fixture(params=["direct", "daemon"])

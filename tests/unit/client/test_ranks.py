@@ -18,7 +18,7 @@ from tests.fakes.waiting import eventually
 from tests.unit.client.relay import Relay
 from tests.unit.client.served import Daemon
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 FULL = np.arange(400 * 6, dtype=np.float32).reshape(400, 6)
 HALF = FULL.astype(np.float16)
 

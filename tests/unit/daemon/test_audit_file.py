@@ -15,7 +15,7 @@ from ckptd.engine.journal import Actor, JournalEntry, Reserve
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, UnavailableError
 from tests.unit.daemon.test_audit_log import are_numbered, records_of, told
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ckptd.wire import frames, methods, status, versions
 from ckptd.wire.v1 import admin_pb2, arena_pb2
 from tests.fakes.waiting import eventually
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 def records_of(path):

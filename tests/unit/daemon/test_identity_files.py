@@ -20,7 +20,7 @@ from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.daemon.conftest import Process
 
-WAIT_S = 20
+WAIT_S = 60
 POLICY = '[[grant]]\nto = "token:{name}"\nruns = "a/**"\nrole = "read"\n'
 
 

@@ -73,6 +73,15 @@ def read_back(daemon, key):
     }
 
 
+def nice_of_threads(pid):
+    nice = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            # The name before the parenthesis may hold anything; nice is the 17th field after it.
+            nice[int(task.name)] = int(task.joinpath("stat").read_text().rpartition(") ")[2].split()[16])
+    return nice
+
+
 def test_a_daemon_writes_as_fast_as_it_may_and_yields_to_others(serve):
     settings = ("--write-bytes-per-s", str(10_000_000), "--writer-nice", "19", "--writer-io-class", "idle")
     daemon = serve(*settings).ready()
@@ -82,9 +91,7 @@ def test_a_daemon_writes_as_fast_as_it_may_and_yields_to_others(serve):
     assert time.monotonic() - began >= least_s
     status = methods.Stub(daemon.channel(), methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=WAIT_S)
     assert status.write_mode in ("direct", "dontcache", "buffered")
-    tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
-    # The name before the parenthesis may hold anything; nice is the 17th field after it.
-    nice = {int(task.name): int(task.joinpath("stat").read_text().rpartition(") ")[2].split()[16]) for task in tasks}
+    nice = nice_of_threads(daemon.process.pid)
     assert 19 in nice.values()
     assert nice[daemon.process.pid] == os.getpriority(os.PRIO_PROCESS, 0)
 

@@ -16,7 +16,7 @@ from ckptd.wire.v1 import admin_pb2, save_pb2
 from tests.fakes.waiting import eventually
 from tests.unit.daemon.test_process import pem_of
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 class Pki:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -41,8 +42,11 @@ def received_bytes(daemon):
 
 def processes_of(daemon):
     """Return the daemon's children."""
-    tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
-    return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
+    children = []
+    for task in Path(f"/proc/{daemon.process.pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            children += map(int, (task / "children").read_text().split())
+    return sorted(children)
 
 
 def has_caller(port):
@@ -118,7 +122,7 @@ def test_one_that_hangs_costs_seconds_and_no_save(serve, caplog):
             assert ckpt.save(2, STATE).result(WAIT_S).step == 2
         finally:
             os.kill(hanging, signal.SIGKILL)  # stopped, it would not notice the daemon's end either
-        assert time.monotonic() - began < 15.0
+        assert time.monotonic() - began < 60.0  # far below the save's own 600 s
         assert "no answer within" in caplog.text
         assert "sends to the daemon itself" in caplog.text
 

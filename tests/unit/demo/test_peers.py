@@ -31,7 +31,7 @@ def everywhere(peers, action):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
     return found
 

@@ -33,8 +33,8 @@ def echo():
 
 def connect(relay):
     host, port = relay.address.removeprefix("grpc://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=20)
-    connection.settimeout(20)
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    connection.settimeout(60)
     return connection
 
 
@@ -56,7 +56,7 @@ def test_bytes_pass_both_ways_until_the_relay_holds_back(echo):
         relay.hold_after(1000)
         connection.sendall(b"b" * 5000)
         assert receive(connection, 1000) == b"b" * 1000
-        assert relay.holding.wait(20)
+        assert relay.holding.wait(60)
         relay.close()
         assert connection.recv(1) == b""
 
@@ -69,7 +69,7 @@ def test_the_allowance_counts_over_all_connections(echo):
         assert receive(first, 7) == b"1234567"
         second.sendall(b"abcdefg")
         assert receive(second, 3) == b"abc"
-        assert relay.holding.wait(20)
+        assert relay.holding.wait(60)
         relay.close()
 
 

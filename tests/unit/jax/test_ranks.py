@@ -14,7 +14,7 @@ from ckptd.jax import CheckpointManager
 from tests import seams
 from tests.unit.client.served import Daemon
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 @pytest.fixture

@@ -45,9 +45,9 @@ class Running:
 
     def __enter__(self):
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
         if self.failed:
-            self._thread.join(20)
+            self._thread.join(60)
             raise self.failed
         return self
 
@@ -60,7 +60,7 @@ class Running:
         if not self._thread.is_alive():
             return
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def channel(self, which=0, **credentials):
@@ -86,7 +86,7 @@ class Running:
                 await asyncio.sleep(0.01)
             return port
 
-        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(started(), 30), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(started(), 60), self._loop).result()
 
 
 @contextmanager
@@ -99,5 +99,5 @@ def serving(coordinator=None, listen=("127.0.0.1:0",), access=OPEN, **options):
 
 @pytest.fixture
 def served():
-    with serving(limits=Limits(stall_s=20.0)) as running:
+    with serving(limits=Limits(stall_s=60.0)) as running:
         yield running

@@ -174,9 +174,11 @@ def test_more_cannot_be_claimed_than_the_limit_allows(limited, arena_bytes):
 def test_who_calls_too_often_is_refused_by_name_and_a_save_gets_through_all_the_same(limited):
     daemon = limited(limit={"to": "loopback", "requests_per_s": 20})
     read = stub(daemon, methods.READ)
+    began = time.monotonic()
     calls = [read.List.future(read_pb2.ListRequest(run="a"), timeout=BOUND_S) for _ in range(200)]
     refused = [status.from_wire(each) for call in calls if (each := call.exception()) is not None]
-    assert 100 <= len(refused) < 200
+    took_s = time.monotonic() - began
+    assert 200 - 20 * (took_s + 2) <= len(refused) < 200  # those of a second may come at once
     assert all(
         "loopback calls too often: the daemon's policy allows it 20 requests a second" in str(e) for e in refused
     )

@@ -14,7 +14,7 @@ from ckptd.service.pools import Pools
 from ckptd.wire.chunks import Chunk
 from tests.fakes.coordinator import FakeLane
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 SIZE = 1000
 
 

@@ -13,7 +13,7 @@ from tests import seams
 from tests.unit.engine.saves.test_runs import SlowRun
 from tests.unit.service.conftest import serving
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 MORE_THAN_THREADS = 40
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ckptd.service.proxied_call import ProxiedContext
 from tests import seams
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 def test_a_socket_is_closed_only_when_nobody_is_at_it_any_more(monkeypatch):

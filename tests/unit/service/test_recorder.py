@@ -10,7 +10,7 @@ import pytest
 from ckptd.engine.journal import BEGUN, JournalEntry
 from ckptd.service.recorder import Recorder
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 class Slow:

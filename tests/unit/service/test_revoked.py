@@ -25,7 +25,7 @@ from ckptd.wire.v1 import arena_pb2, read_pb2, save_pb2, watch_pb2
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 W = {"w": np.arange(1000, dtype=np.float32)}
 POLICY = parse({"grant": [{"to": ["token:vision", "token:boss"], "runs": "vision/**", "role": "save"}]})
 

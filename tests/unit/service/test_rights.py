@@ -20,7 +20,7 @@ from ckptd.wire.v1 import admin_pb2, agent_pb2, common_pb2, read_pb2, save_pb2, 
 from tests.fakes.coordinator import checkpoint
 from tests.unit.service.conftest import serving
 
-WAIT_S = 20
+WAIT_S = 60
 ROLES = ("read", "save", "manage", "agent", "admin")
 
 # The right that each method needs: written down here once more, so that a change of the table is seen.

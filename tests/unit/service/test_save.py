@@ -74,13 +74,13 @@ def test_a_join_that_ends_before_it_is_answered_is_undone():
 
     def slow_join(run, member, options):
         inside.set()
-        assert going_on.wait(20)
+        assert going_on.wait(60)
         return join(run, member, options)
 
     coordinator.join = slow_join
     with serving(coordinator) as served:
         call = served.stub().Join(join_request(), timeout=WAIT_S)
-        assert inside.wait(20)
+        assert inside.wait(60)
         call.cancel()
         going_on.set()
         coordinator.wait_until_told("disconnect")

@@ -21,7 +21,7 @@ from ckptd.wire.v1 import admin_pb2
 from tests.fakes.access import OPEN
 from tests.unit.service.conftest import serving
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 def caught(call):
@@ -67,7 +67,7 @@ def test_64_idle_write_streams_do_not_starve_a_health_check(served):
         assert health_of(served.channel()) == health_pb2.HealthCheckResponse.SERVING
         started = time.monotonic()
         assert health_of(served.channel()) == health_pb2.HealthCheckResponse.SERVING
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30  # half of what the idle ones last
         assert served.stub(methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=WAIT_S).root == "memory://fake"
     finally:
         never.set()
@@ -136,7 +136,7 @@ def test_no_method_answers_without_the_token():
                 channel = served.channel()
                 # A peer that sends nothing at all is refused as well.
                 hold = threading.Event()
-                requests = iter(lambda hold=hold: hold.wait(30) and b"", b"") if path in streaming else b""
+                requests = iter(lambda hold=hold: hold.wait(60) and b"", b"") if path in streaming else b""
                 multi = channel.stream_stream if path in streaming else channel.unary_stream
                 call = multi(path)(requests, timeout=WAIT_S, metadata=metadata)
                 with pytest.raises(grpc.RpcError) as failed:

@@ -19,7 +19,7 @@ from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2, watch_pb2
 from tests.unit.client.served import Daemon
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 SECRET = np.arange(1000, dtype=np.float32)
 POLICY = parse(
     {

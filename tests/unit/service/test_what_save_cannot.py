@@ -27,7 +27,7 @@ from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 W = {"w": np.arange(6, dtype=np.float32)}
 GRANTS = [
     {"to": "token:vision", "runs": "vision/**", "role": "save"},

@@ -33,7 +33,7 @@ def streams(request):
 
 @pytest.fixture
 def served(streams):
-    with serving(limits=Limits(stall_s=20.0), streams=streams) as running:
+    with serving(limits=Limits(stall_s=60.0), streams=streams) as running:
         yield running
 
 

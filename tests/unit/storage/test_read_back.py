@@ -14,7 +14,7 @@ from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.system_disk import SystemDisk
 from tests import seams
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 class LyingDisk(SystemDisk):

@@ -180,7 +180,7 @@ def test_an_asynchronous_save_holds_what_the_variables_were(tmp_path):
     path = manager.save(options=options)
     v.assign_add(tf.ones_like(v))
     manager.sync()
-    assert told.wait(30)
+    assert told.wait(60)
     assert called == [path]
     assert (ckptd.load_variable(path, "v/.ATTRIBUTES/VARIABLE_VALUE") == 1).all()
     assert manager.save(wait=False).endswith("ckpt-2")

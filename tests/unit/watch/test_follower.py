@@ -151,7 +151,7 @@ def test_closing_ends_a_wait_from_another_thread(tmp_path, where):
     thread.start()
     follower.close()
     follower.close()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     assert told == [None]
     assert follower.next() is None

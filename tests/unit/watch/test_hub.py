@@ -93,7 +93,7 @@ def test_many_watchers_of_a_racing_publisher_go_strictly_forward_and_end_at_the_
         woken = threading.Event()
         watcher = hub.watch(RUN, woken.set)
         while not steps or steps[-1] != last:
-            assert woken.wait(20)
+            assert woken.wait(60)
             woken.clear()
             while (found := watcher.take()) is not None:
                 steps.append(found.step)
@@ -107,7 +107,7 @@ def test_many_watchers_of_a_racing_publisher_go_strictly_forward_and_end_at_the_
             for thread in threads[4:]:
                 thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     for steps in told:
         assert steps == sorted(set(steps))

@@ -54,9 +54,9 @@ def test_what_is_named_but_not_all_there_counts_only_when_it_is(looker, run):
 def test_a_step_that_is_saved_again_is_seen_though_the_state_file_is_the_same(tmp_path, run):
     looker = Looker(open_store(str(tmp_path)), "runs/a")
     with ckptd.Checkpointer(tmp_path, run="runs/a") as ckpt:
-        first = ckpt.save(1, {"a": np.zeros(3)}).result(30)
+        first = ckpt.save(1, {"a": np.zeros(3)}).result(60)
         assert looker.look().save_id == first.save_id
-        again = ckpt.save(1, {"a": np.ones(3)}, overwrite=True).result(30)
+        again = ckpt.save(1, {"a": np.ones(3)}, overwrite=True).result(60)
         assert looker.look().save_id == again.save_id
         assert again.save_id != first.save_id
 
@@ -92,8 +92,8 @@ def test_records_of_longer_names_are_not_taken_for_those_of_a_prefix(tmp_path):
     with (
         ckptd.Checkpointer(tmp_path, run="r", name="m") as one,
     ):
-        saved = one.save(1, {"a": np.zeros(1)}).result(30)
+        saved = one.save(1, {"a": np.zeros(1)}).result(60)
     with ckptd.Checkpointer(tmp_path, run="r", name="m-1.b") as other:
-        other.save(1, {"a": np.zeros(1)}).result(30)
+        other.save(1, {"a": np.zeros(1)}).result(60)
     found = records.of_prefix(open_store(str(tmp_path)), "r", "m-1")
     assert [record.save_id for record in found] == [saved.save_id]

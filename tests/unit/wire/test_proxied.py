@@ -23,7 +23,7 @@ def test_messages_and_the_end_arrive_as_they_were_sent(ends):
     sender = threading.Thread(target=lambda: [proxied.send(ours, kind, payload) for kind, payload in sent])
     sender.start()
     received = [proxied.receive(theirs) for _ in sent]
-    sender.join(20)
+    sender.join(60)
     assert [(kind, bytes(payload)) for kind, payload in received] == sent
 
 

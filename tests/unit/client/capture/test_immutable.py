@@ -11,7 +11,7 @@ import ckptd
 from ckptd.errors import SessionAbortedError
 from tests import seams
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 ARRAYS = {"w": np.arange(100_000.0), "b": np.arange(7)}
 
 

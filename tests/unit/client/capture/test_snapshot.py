@@ -217,7 +217,7 @@ def test_memory_is_given_back_only_when_nothing_is_copied_there_any_more():
     releasing.start()
     assert pool.take(8000) is not room
     snapshot.capture()
-    releasing.join(10)
+    releasing.join(60)
     assert pool.take(8000) is room
 
 
@@ -229,7 +229,7 @@ def test_who_waits_for_a_copy_that_fails_hears_of_it():
     with pytest.raises(ValueError, match="broadcast"):
         snapshot.capture()
     with pytest.raises(SessionAbortedError, match="could not be copied"):
-        snapshot.wait(10)
+        snapshot.wait(60)
 
 
 def test_checksums_are_those_of_the_stored_form():

@@ -19,7 +19,7 @@ from tests.fakes.waiting import eventually
 from tests.starts import prepared
 from tests.unit.client.served import Daemon
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 W = {f"w{number}": np.full(1000, float(number)) for number in range(3)}
 
 READS = """

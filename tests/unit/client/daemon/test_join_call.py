@@ -15,7 +15,7 @@ from ckptd.wire.v1 import save_pb2
 from tests import seams
 from tests.fakes.waiting import eventually
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 class Stub:

@@ -20,7 +20,7 @@ from ckptd.wire.chunks import CHUNK_BYTES
 from tests import seams
 from tests.unit.client.relay import Relay
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 KEY = "runs/a/model.ckpt-1.data-00000-of-00001"
 ARRAY = np.random.default_rng(0).integers(0, 255, 20 * CHUNK_BYTES, dtype=np.uint8)
 

@@ -97,7 +97,7 @@ def test_ranks_bring_the_same_variants_once(tmp_path):
     try:
         members = [ckptd.Checkpointer(daemon.address, "runs/a", rank=rank, world_size=2) for rank in range(2)]
         saves = [member.save(1, {"it": Variants(MESSAGES)}) for member in members]
-        prefixes = {save.result(30).prefix for save in saves}
+        prefixes = {save.result(60).prefix for save in saves}
         assert ckptd.verify(prefixes.pop()).num_tensors == 1
         for member in members:
             member.close()

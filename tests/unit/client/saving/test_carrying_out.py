@@ -84,7 +84,7 @@ def failing(error):
 
 def test_every_lane_is_sent_a_few_at_a_time_from_the_first_shard_on():
     meet = threading.Barrier(NUM_STREAMS)
-    transport = Scripted(lanes=4, send=lambda source: meet.wait(20))
+    transport = Scripted(lanes=4, send=lambda source: meet.wait(60))
     done, turn = carry(transport)
     assert done is DONE
     Turn(turn).await_earlier(SAVE.epoch, Deadline(0.0))

@@ -24,7 +24,7 @@ from tests.fakes.worker import Worker
 from tests.unit.client.served import Daemon
 
 ARRAYS = {"w": np.arange(1000, dtype=np.float32)}
-AT_ONCE_S = 15.0  # far below the save's own 600 s
+AT_ONCE_S = 60.0  # far below the save's own 600 s
 
 ERRORS = {
     "EIO": (UnavailableError("the disk reports an input/output error"), UnavailableError),

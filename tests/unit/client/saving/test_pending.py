@@ -19,12 +19,12 @@ def test_the_result_arrives_for_all_who_wait():
     pending = PendingSave(completion)
     assert not pending.done()
     results = []
-    waiters = [threading.Thread(target=lambda: results.append(pending.result(20))) for _ in range(3)]
+    waiters = [threading.Thread(target=lambda: results.append(pending.result(60))) for _ in range(3)]
     for waiter in waiters:
         waiter.start()
     completion.finish(DONE)
     for waiter in waiters:
-        waiter.join(20)
+        waiter.join(60)
     assert results == [DONE] * 3
     assert pending.checkpoint is DONE
     assert pending.done()

@@ -34,5 +34,5 @@ def test_a_save_that_has_ended_holds_up_nobody():
     waiting = threading.Thread(target=second.await_earlier, args=(7, Deadline(20.0)))
     waiting.start()
     first.ended()
-    waiting.join(20.0)
+    waiting.join(60.0)
     assert not waiting.is_alive()

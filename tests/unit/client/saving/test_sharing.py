@@ -229,7 +229,7 @@ import ckptd
 
 arrays = {"w": np.ones(4)}
 first = ckptd.Checkpointer(sys.argv[1], "r")
-first.save(1, arrays).result(30)
+first.save(1, arrays).result(60)
 child = os.fork()
 if not child:
     code = 1
@@ -242,7 +242,7 @@ if not child:
     finally:
         os._exit(code)
 assert os.waitpid(child, 0)[1] == 0
-assert first.save(3, arrays).result(30).step == 3
+assert first.save(3, arrays).result(60).step == 3
 first.close()
 with ckptd.Checkpointer(sys.argv[1], "r") as again:
     assert again.latest().step == 3

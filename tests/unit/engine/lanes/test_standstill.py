@@ -11,7 +11,7 @@ from ckptd.engine.lanes.standstill import Standstill
 from ckptd.errors import CkptdError, SessionAbortedError
 from tests.fakes.waiting import eventually, never
 
-BOUND_S = 10.0
+BOUND_S = 60.0
 A_MOMENT_S = 0.1
 
 

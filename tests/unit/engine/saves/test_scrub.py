@@ -15,7 +15,7 @@ from ckptd.storage.locations import open_store
 from tests.fakes.waiting import eventually
 from tests.starts import prepared
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 @pytest.fixture

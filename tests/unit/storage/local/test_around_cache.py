@@ -20,6 +20,7 @@ from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.mounts import mount_of
 from ckptd.storage.local.system_disk import SystemDisk
 from tests import seams
+from tests.fakes.descriptors import num_open
 from tests.fakes.disk import PowerCut, SimulatedDisk
 
 MIB = 1 << 20
@@ -242,12 +243,12 @@ def test_a_direct_write_that_fails_is_an_error_and_no_reason_for_another_mode(co
 
 
 def test_a_bulk_writer_closes_all_that_it_opened(tmp_path: Path) -> None:
-    num_open = len(os.listdir("/proc/self/fd"))
+    before = num_open(tmp_path)
     store = LocalStore(str(tmp_path))
     finished, aborted = store.create("a", MIB), store.create("b", MIB)
     finished.finish()
     aborted.abort()
-    assert len(os.listdir("/proc/self/fd")) == num_open
+    assert num_open(tmp_path) == before
 
 
 # Reading
@@ -366,13 +367,13 @@ def test_reading_around_the_page_cache_leaves_nothing_open(tmp_path: Path) -> No
     writer = store.create("k", len(data))
     writer.write(0, data)
     writer.finish()
-    num_open = len(os.listdir("/proc/self/fd"))
+    before = num_open(tmp_path)
     into = empty_at(len(data), 16).data
     store.read_into("k", 0, into)
     assert into == data
     with pytest.raises(CorruptionError):
         store.read_into("k", 9, into)
-    assert len(os.listdir("/proc/self/fd")) == num_open
+    assert num_open(tmp_path) == before
 
 
 def test_more_memories_than_one_call_takes_are_filled(tmp_path: Path) -> None:
