@@ -28,8 +28,8 @@ from ckptd.errors import UnavailableError
 
 RUN = "digits"
 _CREW_TIMEOUT_S = 120.0
-_HOLD_TIMEOUT_S = 30.0
-_SWEEP_TIMEOUT_S = 10.0
+_HOLD_TIMEOUT_S = 60.0
+_SWEEP_TIMEOUT_S = 60.0
 _HELD_SHARE = 0.7  # of the victim's bytes pass before the network holds back the rest
 
 

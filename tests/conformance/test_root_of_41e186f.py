@@ -65,7 +65,7 @@ def root(tmp_path):
 
 
 def opened(root, run):
-    return ckptd.Checkpointer(str(root), run=run, rank=0, world_size=1, timeout_s=30, **OPTIONS.get(run, {}))
+    return ckptd.Checkpointer(str(root), run=run, rank=0, world_size=1, timeout_s=60, **OPTIONS.get(run, {}))
 
 
 def names_of(checkpoints):
@@ -129,7 +129,7 @@ def test_a_daemon_takes_it_over_and_finishes_what_was_interrupted(root, tmp_path
         for run, expected in RUNS.items():
             options = OPTIONS.get(run, {})
             with ckptd.Checkpointer(
-                f"grpc://{host}:{port}", run=run, rank=0, world_size=1, timeout_s=30, **options
+                f"grpc://{host}:{port}", run=run, rank=0, world_size=1, timeout_s=60, **options
             ) as one:
                 assert one.latest().prefix == str(root / run / expected[-1])
                 assert sorted(names_of(one.checkpoints(name="*"))) == expected

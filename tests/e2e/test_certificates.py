@@ -76,7 +76,7 @@ def test_a_certificate_is_an_identity_of_the_policy(daemon, certs):
     address = daemon.listening[0]
     with ckptd.Checkpointer(address, "vision/a", **shown(certs, "vision")) as ckpt:
         assert ckpt.save(1, W).result().step == 1
-        with closing(ckptd.follow(address, "vision/a", timeout_s=10.0, **shown(certs, "vision"))) as news:
+        with closing(ckptd.follow(address, "vision/a", timeout_s=60.0, **shown(certs, "vision"))) as news:
             assert next(news).step == 1
     for name, run in (("audio", "vision/a"), ("vision", "audio/a")):
         refused = pytest.raises(NotPermittedError, match=f"cert:{name} may not read")

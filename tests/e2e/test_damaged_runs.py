@@ -57,7 +57,7 @@ def wait_for_status(address, capsys, condition):
 
 
 def trainer(address, run):
-    return ckptd.Checkpointer(f"grpc://{address}", run=run, rank=0, world_size=1, timeout_s=20)
+    return ckptd.Checkpointer(f"grpc://{address}", run=run, rank=0, world_size=1, timeout_s=60)
 
 
 def test_every_damaged_run_is_told_of_with_its_reason_and_the_way_out(served, capsys):

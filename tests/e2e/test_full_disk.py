@@ -75,7 +75,7 @@ def serving(root, place):
 
 
 def save(address, steps, **options):
-    with ckptd.Checkpointer(address, run="runs/a", max_to_keep=None, timeout_s=30, **options) as checkpointer:
+    with ckptd.Checkpointer(address, run="runs/a", max_to_keep=None, timeout_s=60, **options) as checkpointer:
         for step in steps:
             checkpointer.save(step, {"w": np.full(SIZE_BYTES // 8, float(step))}).result(timeout=60)
 
@@ -104,7 +104,7 @@ def test_a_daemon_starts_serves_and_removes_on_a_full_disk(disk, tmp_path, capsy
     filler = fill(disk)
 
     with serving(root, tmp_path) as address:
-        with ckptd.Checkpointer(address, run="runs/a", max_to_keep=None, timeout_s=30) as checkpointer:
+        with ckptd.Checkpointer(address, run="runs/a", max_to_keep=None, timeout_s=60) as checkpointer:
             assert checkpointer.latest().step == 4
             assert checkpointer.restore()["w"][0] == 4.0
             with pytest.raises(ckptd.StorageFullError):
@@ -129,7 +129,7 @@ def test_a_daemon_starts_serves_and_removes_on_a_full_disk(disk, tmp_path, capsy
 def test_a_trainer_without_a_daemon_restores_on_a_full_disk(disk):
     save(str(disk), (1, 2))
     filler = fill(disk)
-    with ckptd.Checkpointer(str(disk), run="runs/a", max_to_keep=None, timeout_s=30) as checkpointer:
+    with ckptd.Checkpointer(str(disk), run="runs/a", max_to_keep=None, timeout_s=60) as checkpointer:
         assert checkpointer.restore()["w"][0] == 2.0
         with pytest.raises(ckptd.StorageFullError):
             checkpointer.save(3, {"w": np.zeros(SIZE_BYTES // 8)}).result(timeout=60)

@@ -14,7 +14,7 @@ from tests.starts.daemons import Daemon
 RESTORES = """
 import sys, ckptd
 from tests.starts import prepared
-checkpointer = ckptd.Checkpointer(sys.argv[1], run="runs/a", timeout_s=30)
+checkpointer = ckptd.Checkpointer(sys.argv[1], run="runs/a", timeout_s=60)
 print(checkpointer.restore()["w"][0], checkpointer.restored.step)
 """
 
@@ -42,7 +42,7 @@ def test_a_restore_beside_a_daemon_says_that_a_newer_one_is_not_whole(tmp_path):
         assert "model.ckpt-3: " in done.stderr
         [run] = daemon.status().runs
         assert any("model.ckpt-3" in problem for problem in run.problems)
-        with ckptd.Checkpointer(f"grpc://{host}:{port}", run="runs/a", timeout_s=30) as checkpointer:
+        with ckptd.Checkpointer(f"grpc://{host}:{port}", run="runs/a", timeout_s=60) as checkpointer:
             checkpointer.save(4, {"w": np.zeros(4)}).result()
             [run] = daemon.status().runs
             assert not run.problems

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import numpy as np
 import ckptd
 from ckptd.jax import load
 from tests.e2e.jax_worker import FULL
+from tests.services.server import free_ports
 from tests.starts import prepared
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_jax.py"
@@ -23,14 +23,8 @@ BOUND_S = 150.0
 FEWER_OPTIMIZATIONS = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # what takes longest is compiling
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def test_two_processes_save_what_each_holds_and_restore_what_each_wants(daemon):
-    meeting = f"127.0.0.1:{free_port()}"
+    meeting = f"127.0.0.1:{free_ports()[0]}"
     workers = [
         prepared.Popen(
             [sys.executable, "-m", "tests.e2e.jax_worker", daemon.address, meeting, str(rank), "2"],

@@ -16,8 +16,8 @@ from tests import seams
 from tests.starts import prepared
 
 TENSORS = 30_000  # what is said about them fills a socket's buffer
-TIMEOUT_S = 3.0
-BOUND_S = 20.0
+TIMEOUT_S = 12.0  # a busy machine takes seconds for so many tensors
+BOUND_S = 60.0
 
 
 def test_save_returns_in_time_beside_a_stopped_daemon(daemon, monkeypatch):
@@ -42,7 +42,7 @@ def test_save_returns_in_time_beside_a_stopped_daemon(daemon, monkeypatch):
 def test_a_save_that_a_stopped_daemon_may_still_commit_is_not_said_to_be_lost_for_certain(daemon):
     program = (
         "import os, signal, ckptd, numpy as np\n"
-        f"c = ckptd.Checkpointer({daemon.address!r}, 'r', timeout_s=2.0)\n"
+        f"c = ckptd.Checkpointer({daemon.address!r}, 'r', timeout_s=5.0)\n"
         "c.save(1, {'w': np.ones(3)}).result()\n"
         f"os.kill({daemon.process.pid}, signal.SIGSTOP)\n"
         "c.save(2, {'w': np.ones(3)})\n"

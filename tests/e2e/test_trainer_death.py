@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from tests.starts.daemons import Daemon
 
 TIMEOUT_S = 60.0
 COUNT = 3_000_000
-WRITE_BYTES_PER_S = 6_000_000  # a save takes seconds: there is time to kill whoever has begun it
+WRITE_BYTES_PER_S = 4_000_000  # a save takes seconds: there is time to kill whoever has begun it
 
 TRAINER = """
 import logging, sys, threading
@@ -105,11 +104,10 @@ def test_a_save_that_has_returned_commits_without_its_trainers(daemon, train, tm
         assert process.stdout.readline() == "returned \n"
     kill(*ranks)
     assert not list((tmp_path / "root/r").glob("*.index")), "it was saved before anybody was killed"
-    began = time.monotonic()
+    assert [save.save.step for run in daemon.status().runs for save in run.saves] == [7]
     with checkpointer(daemon) as restarted:
         # Who asks now is told of it once it is complete.
         assert restarted.latest().step == 7
-        assert time.monotonic() - began > 0.5
         restored = restarted.restore()
     np.testing.assert_array_equal(restored["w"], np.repeat(np.float32([1, 2]), COUNT))
     assert ckptd.verify(tmp_path / "root/r").ok

@@ -174,7 +174,7 @@ def test_a_signal_ends_the_command_and_all_that_it_started(watching, tmp_path, n
 
 def test_a_command_that_fails_is_reported_and_the_next_runs_all_the_same(watching, tmp_path):
     publish(tmp_path, 1, saved_at=1)
-    one = watching(tmp_path, "--exec", "echo ran $CKPTD_STEP; exit $((CKPTD_STEP + 6))", "--timeout", "3", "--json")
+    one = watching(tmp_path, "--exec", "echo ran $CKPTD_STEP; exit $((CKPTD_STEP + 6))", "--timeout", "6", "--json")
     assert json.loads(one.line())["step"] == 1
     publish(tmp_path, 2, saved_at=2)
     assert json.loads(one.line())["step"] == 2

@@ -138,7 +138,7 @@ class FakeCoordinator:
             self.told.append((what, member.rank))
             self.changed.notify_all()
 
-    def wait_until_told(self, what, times=1, timeout_s=20):
+    def wait_until_told(self, what, times=1, timeout_s=60):
         with self.changed:
             assert self.changed.wait_for(lambda: len([t for t in self.told if t[0] == what]) >= times, timeout_s)
 

@@ -48,7 +48,7 @@ def headers(path: bytes, *more: tuple[bytes, bytes], without: Collection[bytes] 
 class RawConnection:
     """One connection to an address such as ``grpc://127.0.0.1:7070``."""
 
-    def __init__(self, address: str, timeout_s: float = 20.0) -> None:
+    def __init__(self, address: str, timeout_s: float = 60.0) -> None:
         host, _, port = address.rpartition("//")[2].rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout_s)
         self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b""))

@@ -38,7 +38,7 @@ class Worker:
         self.epoch = next(self.membership).welcome.epoch
         return self
 
-    def declare(self, step, arrays, *, overwrite=False, timeout_s=30.0):
+    def declare(self, step, arrays, *, overwrite=False, timeout_s=60.0):
         """Start a declaration; returns the call, whose replies make the assignment."""
         self.stored = [np.ascontiguousarray(array).tobytes() for array, _, _ in arrays.values()]
         manifest = Manifest.of(

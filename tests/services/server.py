@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
+
+_GIVEN_AWAY = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT = 10_000
+_chance = random.SystemRandom()  # not that of tests, which seed it
 
 
 class CannotRunError(Exception):
@@ -42,11 +48,20 @@ def end(process: subprocess.Popen[bytes] | None, how: signal.Signals) -> None:
 
 
 def free_ports(count: int = 1) -> list[int]:
-    """Return ports of this host that nobody listens on."""
-    found = [socket.socket() for _ in range(count)]
+    """Return ports of this host that nobody has, nor is given before they are used.
+
+    The system gives those of `_GIVEN_AWAY` to whoever connects, and to whoever listens on port 0.
+    """
+    first = int(_GIVEN_AWAY.read_text().split()[0])
+    found: list[socket.socket] = []
     try:
-        for each in found:
-            each.bind(("127.0.0.1", 0))
+        while len(found) < count:
+            one = socket.socket()
+            found.append(one)
+            try:
+                one.bind(("127.0.0.1", _chance.randrange(_LOWEST_PORT, first) if first > _LOWEST_PORT else 0))
+            except OSError:  # somebody has it
+                found.pop().close()
         return [int(each.getsockname()[1]) for each in found]
     finally:
         for each in found:

@@ -22,7 +22,7 @@ def pool(tmp_path_factory):
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory):
     root = tmp_path_factory.mktemp("daemon") / "root"
-    daemon = Daemon(root, arena_bytes=64 << 20, lease_s=5.0, declare_timeout_s=20.0)
+    daemon = Daemon(root, arena_bytes=64 << 20, lease_s=5.0, declare_timeout_s=60.0)
     yield daemon
     daemon.stop()
 

@@ -20,6 +20,6 @@ def another_process():
 
 @pytest.fixture
 def daemon(tmp_path):
-    daemon = Daemon(tmp_path / "root", lease_s=1.0, declare_timeout_s=10.0)
+    daemon = Daemon(tmp_path / "root", lease_s=1.0, declare_timeout_s=60.0)
     yield daemon
     daemon.stop()

@@ -11,6 +11,7 @@ from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.storage.locations import open_store
 from ckptd.wire import addresses
 from tests.fakes.access import OPEN
+from tests.services.server import free_ports
 
 BOUND_S = 60.0
 
@@ -25,7 +26,8 @@ class Daemon:
         self._access = access
         self._arena = ArenaOptions(arena_bytes, root.parent) if arena_bytes else None
         self.settings = Settings(**settings)
-        self._listen = addresses.parse(listen)
+        # One on a port of its own choice is started again there: nobody may have taken it meanwhile.
+        self._listen = addresses.parse(f"127.0.0.1:{free_ports()[0]}" if listen == "127.0.0.1:0" else listen)
         self.start()
 
     def start(self):

@@ -101,7 +101,7 @@ def test_saves_follow_each_other_in_the_order_in_which_they_were_begun(daemon):
 
 
 def test_a_rank_that_does_not_come_is_named_and_costs_only_its_save(tmp_path):
-    daemon = Daemon(tmp_path / "root", declare_timeout_s=0.5)
+    daemon = Daemon(tmp_path / "root", declare_timeout_s=4.0)
     try:
         two = ranks(daemon.address, 2)
         with pytest.raises(SessionAbortedError, match="rank 1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 
 from ckptd.daemon.hangups import AT_ONCE, Hangups
 
@@ -12,6 +13,7 @@ def test_of_a_storm_few_are_answered_and_the_last_one_is():
     async def scene():
         numbers, looks, reopened = itertools.count(), [], []
         hangups = Hangups(lambda: reopened.append(next(numbers)), lambda: looks.append(next(numbers)))
+        began = time.monotonic()
         answering = asyncio.ensure_future(hangups.run())
         for _ in range(500):
             hangups.came()
@@ -20,8 +22,8 @@ def test_of_a_storm_few_are_answered_and_the_last_one_is():
         hangups.came()
         while not (looks[-1] > last and reopened[-1] > last):
             await asyncio.sleep(0.01)
-        assert AT_ONCE <= len(looks) <= AT_ONCE + 3
+        assert AT_ONCE <= len(looks) <= AT_ONCE + 3 + time.monotonic() - began  # and one a second
         assert len(reopened) == len(looks)
         answering.cancel()
 
-    asyncio.run(asyncio.wait_for(scene(), 20))
+    asyncio.run(asyncio.wait_for(scene(), 60))

@@ -44,7 +44,7 @@ PROGRAM = textwrap.dedent("""
 
     def save(run):
         try:
-            with ckptd.Checkpointer(address, run, timeout_s=20) as checkpointer:
+            with ckptd.Checkpointer(address, run, timeout_s=60) as checkpointer:
                 checkpointer.save(1, {"w": np.ones(4)}).result()
                 assert np.array_equal(checkpointer.restore()["w"], np.ones(4))
         except ckptd.NotPermittedError as error:

@@ -14,7 +14,7 @@ def connected(world_size):
     for low in range(world_size):
         for high in range(low + 1, world_size):
             ends[low][high], ends[high][low] = socket.socketpair()
-    return [Peers(rank, ends[rank], timeout_s=20) for rank in range(world_size)]
+    return [Peers(rank, ends[rank], timeout_s=60) for rank in range(world_size)]
 
 
 def everywhere(peers, action):

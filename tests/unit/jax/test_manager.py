@@ -246,7 +246,7 @@ def test_a_place_that_names_no_run_is_refused():
 
 def test_the_environment_names_a_daemon_for_all_ranks(tmp_path, monkeypatch):
     (tmp_path / "root").mkdir()
-    daemon = Daemon(tmp_path / "root", lease_s=1.0, declare_timeout_s=10.0)
+    daemon = Daemon(tmp_path / "root", lease_s=1.0, declare_timeout_s=60.0)
     monkeypatch.setenv("CKPTD_ADDRESS", daemon.address)
     try:
         managers = [

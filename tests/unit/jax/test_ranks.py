@@ -20,7 +20,7 @@ BOUND_S = 60.0
 @pytest.fixture
 def daemon(tmp_path):
     (tmp_path / "root").mkdir()
-    daemon = Daemon(tmp_path / "root", lease_s=1.0, declare_timeout_s=10.0)
+    daemon = Daemon(tmp_path / "root", lease_s=1.0, declare_timeout_s=60.0)
     yield daemon
     daemon.stop()
 

@@ -121,7 +121,7 @@ def test_saves_beyond_a_limit_wait_for_one_to_end(limited, arena_bytes):
         checkpointer(daemon, "a", rank=0, world_size=2) as zero,
         checkpointer(daemon, "a", rank=1, world_size=2) as one,
         checkpointer(daemon, "b", timeout_s=BOUND_S) as other,
-        checkpointer(daemon, "c", timeout_s=0.6) as impatient,
+        checkpointer(daemon, "c", timeout_s=3.0) as impatient,
     ):
         first = zero.save(1, ARRAYS)
         eventually(lambda: limits_of(daemon) == {("loopback", "saves"): (1, 1)})
@@ -138,7 +138,7 @@ def test_a_run_too_many_cannot_be_joined_until_another_is_left(limited):
     daemon = limited(limit={"to": "loopback", "runs": 1})
     with checkpointer(daemon, "a") as one:
         one.save(1, ARRAYS).result(BOUND_S)
-        with checkpointer(daemon, "b", timeout_s=0.6) as two, pytest.raises(UnavailableError, match="joined 1 runs"):
+        with checkpointer(daemon, "b", timeout_s=3.0) as two, pytest.raises(UnavailableError, match="joined 1 runs"):
             two.save(1, ARRAYS).result(BOUND_S)
     with checkpointer(daemon, "b") as two:
         two.save(1, ARRAYS).result(BOUND_S)
@@ -198,8 +198,9 @@ def test_bytes_above_a_rate_are_delayed_in_and_out_and_status_tells_of_them(limi
     assert set(limits_of(daemon)) == {("loopback", "bytes_per_s")}
     began = time.monotonic()
     request = read_pb2.ReadRequest(key="a/model.ckpt-2.data-00000-of-00001", size=-1)
-    assert sum(map(len, list(stub(daemon, methods.READ).Read(request, timeout=BOUND_S))[1:])) == 2_400_000
-    assert time.monotonic() - began > 0.1
+    for _ in range(3):  # all of it is more than may come at once, however much time went by before
+        assert sum(map(len, list(stub(daemon, methods.READ).Read(request, timeout=BOUND_S))[1:])) == 2_400_000
+    assert time.monotonic() - began > 0.4
 
 
 def test_what_is_most_of_the_free_disk_is_not_reserved_before_it_comes_but_saved(limited, monkeypatch):

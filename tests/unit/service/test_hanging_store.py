@@ -100,7 +100,7 @@ def test_a_status_is_answered_from_memory_and_names_the_store_that_hangs(hanging
 
 
 def test_a_save_whose_record_the_store_does_not_take_ends_at_its_timeout(hanging):
-    with Checkpointer(hanging.address, run="r", timeout_s=3.0) as checkpointer:
+    with Checkpointer(hanging.address, run="r", timeout_s=6.0) as checkpointer:
         checkpointer.save(1, ARRAYS).result(BOUND_S)
         hanging.store.hang("put r/.ckptd/model.ckpt-2.")
         pending = checkpointer.save(2, ARRAYS)

@@ -229,7 +229,7 @@ def end_of(pending):
 def test_a_save_under_way_when_the_token_is_revoked_ends_whole_or_not_at_all(daemon, monkeypatch, transport):
     monkeypatch.setenv("CKPTD_TRANSPORT", transport)
     daemon.stop()
-    daemon.settings = Settings(stall_timeout_s=0.5)
+    daemon.settings = Settings(stall_timeout_s=3.0)
     daemon.start()
     ranks = [
         Checkpointer(daemon.address, "vision/b", rank=rank, world_size=2, token=token, timeout_s=WAIT_S)

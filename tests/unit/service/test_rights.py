@@ -17,6 +17,7 @@ from ckptd.service import requirements
 from ckptd.service.gate import Access
 from ckptd.wire import methods, status, versions
 from ckptd.wire.v1 import admin_pb2, agent_pb2, common_pb2, read_pb2, save_pb2, watch_pb2
+from tests import seams
 from tests.fakes.coordinator import checkpoint
 from tests.unit.service.conftest import serving
 
@@ -135,6 +136,12 @@ def answer_of(served, name, run, shown):
         refused = isinstance(ours, NotPermittedError)
         return (error.code(), str(ours)) if refused else None
     return None
+
+
+@pytest.fixture(autouse=True)
+def refused_at_once(monkeypatch):
+    """Many refusals to one peer come late each, which is tested elsewhere."""
+    seams.LATE_REFUSAL_S.put(monkeypatch, 0.0)
 
 
 @pytest.fixture(scope="module")

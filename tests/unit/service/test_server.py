@@ -18,6 +18,7 @@ from ckptd.service.server import ServerOptions
 from ckptd.wire import addresses, chunks, methods, status, versions
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2
+from tests import seams
 from tests.fakes.access import OPEN
 from tests.unit.service.conftest import serving
 
@@ -122,7 +123,8 @@ def test_a_peer_of_another_version_is_refused_with_both_versions(served):
     assert versions.VERSION in str(error)
 
 
-def test_no_method_answers_without_the_token():
+def test_no_method_answers_without_the_token(monkeypatch):
+    seams.LATE_REFUSAL_S.put(monkeypatch, 0.0)
     with serving(access=Access(shared_token="secret-token")) as served:
         listed = [
             *(method.path for method in methods.ALL),

@@ -18,7 +18,7 @@ def saved(address, value, step, **options):
     with tf.Graph().as_default(), v1.Session() as session:
         v1.get_variable("w", initializer=value)
         session.run(v1.global_variables_initializer())
-        saver = ckptd.tensorflow.Saver(address=address, timeout_s=30, **options)
+        saver = ckptd.tensorflow.Saver(address=address, timeout_s=60, **options)
         saver.save(session, "run/model.ckpt", global_step=step)
     return saver
 

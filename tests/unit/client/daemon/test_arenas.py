@@ -38,7 +38,7 @@ ARRAYS = {
 
 @pytest.fixture
 def daemon(tmp_path):
-    daemon = Daemon(tmp_path / "root", arena_bytes=256 << 20, lease_s=1.0, declare_timeout_s=10.0)
+    daemon = Daemon(tmp_path / "root", arena_bytes=256 << 20, lease_s=1.0, declare_timeout_s=60.0)
     yield daemon
     daemon.stop()
 

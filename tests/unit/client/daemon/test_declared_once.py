@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ckptd
+from ckptd.engine.settings import Settings
 from ckptd.errors import NotFoundError, SessionAbortedError
 from ckptd.wire import versions
 from tests import seams
@@ -16,7 +17,7 @@ ARRAYS = {"w": np.arange(10_000.0), "words": ["a", "bc"]}
 
 @pytest.fixture
 def daemon(tmp_path):
-    daemon = Daemon(tmp_path / "root", arena_bytes=64 << 20, lease_s=1.0, declare_timeout_s=1.0)
+    daemon = Daemon(tmp_path / "root", arena_bytes=64 << 20, lease_s=1.0, declare_timeout_s=60.0)
     yield daemon
     daemon.stop()
 
@@ -71,6 +72,9 @@ def test_differences_between_ranks_are_told_as_before(heard, daemon, caplog):
 
 
 def test_the_end_of_a_save_that_is_never_planned_is_told_as_before(heard, daemon):
+    daemon.stop()
+    daemon.settings = Settings(declare_timeout_s=1.0)
+    daemon.start()
     with connect(daemon, 0, 2) as ckpt:
         failure = ckpt.save(1, ARRAYS).exception(BOUND_S)
     assert isinstance(failure, SessionAbortedError)

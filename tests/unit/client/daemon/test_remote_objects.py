@@ -158,7 +158,7 @@ def test_a_broken_connection_is_resumed(saved, unseen, monkeypatch):
 
 
 def test_a_daemon_that_stays_away_ends_the_reading(saved, unseen):
-    with Checkpointer(saved.address, "runs/a", timeout_s=0.5) as ckpt:
+    with Checkpointer(saved.address, "runs/a", timeout_s=2.0) as ckpt:
         objects = ckpt.transport.catalog.objects("")
         saved.stop()
         with pytest.raises(UnavailableError, match="no daemon answers"):

@@ -80,7 +80,7 @@ def test_a_watch_may_come_before_the_run_and_ends_when_nothing_comes(daemon):
         eventually(lambda: ckpt.transport.watches.now)
         save(ckpt, 1)
         listener.wait_for(1)
-        ended = ckpt.watch(timeout_s=0.5)
+        ended = ckpt.watch(timeout_s=3.0)
         assert [checkpoint.step for checkpoint in ended] == [1]
     listener.join()
 

@@ -68,7 +68,7 @@ def environment(guarded, tmp_path, monkeypatch):
 def test_programs_and_commands_find_the_daemon_and_show_it_the_token(guarded, tmp_path, capsys):
     with ckptd.Checkpointer(run="runs/a") as ckpt:
         assert ckpt.save(1, W).result().step == 1
-        with closing(ckptd.follow(guarded.address, "runs/a", timeout_s=10.0)) as news:
+        with closing(ckptd.follow(guarded.address, "runs/a", timeout_s=60.0)) as news:
             assert next(news).step == 1
     run = tmp_path / "root" / "runs" / "a"
     for arguments, expected in (
@@ -134,7 +134,7 @@ def test_without_an_address_it_is_the_user_s_socket_then_that_of_the_host(socket
             assert address_or_local(None) == f"unix://{own}"
             with ckptd.Checkpointer(run="r") as ckpt:
                 assert ckpt.save(1, W).result().step == 1
-            with closing(ckptd.follow(run="r", timeout_s=10.0)) as news:
+            with closing(ckptd.follow(run="r", timeout_s=60.0)) as news:
                 assert next(news).step == 1
         finally:
             daemon.stop()

@@ -240,7 +240,7 @@ def test_what_is_in_quarantine_can_be_deleted(root):
 
 
 def test_who_follows_the_directory_hears_that_the_newest_is_not_to_be_used(root):
-    news = ckptd.follow(root, "a", timeout_s=20, poll_s=0.05)
+    news = ckptd.follow(root, "a", timeout_s=60, poll_s=0.05)
     assert next(news).step == 3
     flip(shard(root, 3))
     with ckptd.Checkpointer(root, "a") as checkpointer:

@@ -160,7 +160,7 @@ def test_a_newer_client_still_understands_an_older_daemon(daemon, monkeypatch):
 
 
 def test_an_aborted_save_leaves_one_line_in_the_log_however_many_wait(tmp_path, caplog):
-    daemon = Daemon(tmp_path / "root", declare_timeout_s=0.5)
+    daemon = Daemon(tmp_path / "root", declare_timeout_s=2.0)
     try:
         with caplog.at_level(logging.INFO, logger="ckptd"):
             ranks = [ckptd.Checkpointer(daemon.address, run="runs/a", rank=rank, world_size=4) for rank in range(3)]

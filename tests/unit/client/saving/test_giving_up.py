@@ -23,7 +23,7 @@ ARRAYS = {"w": np.arange(100_000.0), "b": np.arange(7)}
 
 @pytest.fixture
 def daemon(tmp_path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path / "root", arena_bytes=256 << 20, lease_s=1.0, declare_timeout_s=10.0)
+    daemon = Daemon(tmp_path / "root", arena_bytes=256 << 20, lease_s=1.0, declare_timeout_s=60.0)
     yield daemon
     daemon.stop()
 

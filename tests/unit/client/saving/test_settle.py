@@ -161,7 +161,7 @@ def test_what_ended_and_was_forgotten_is_settled_too(place, gate):
 def test_settling_is_bounded(place, gate, monkeypatch):
     seams.CLOSE_MARGIN_S.put(monkeypatch, 0.0)
     address, _ = place
-    checkpointer = ckptd.Checkpointer(address, "r", timeout_s=1.0)
+    checkpointer = ckptd.Checkpointer(address, "r", timeout_s=3.0)
     checkpointer.save(1, tree(1)).result(BOUND_S)
     held = gate(seams.RETIRE)
     checkpointer.save(2, tree(2)).result(BOUND_S)
@@ -171,7 +171,7 @@ def test_settling_is_bounded(place, gate, monkeypatch):
     checkpointer.settle()
     stuck = gate(*OUTCOMES)
     pending = checkpointer.save(3, tree(3))
-    with pytest.raises(UnavailableError, match="the save of step 3 has not ended within 1 s; it goes on"):
+    with pytest.raises(UnavailableError, match="the save of step 3 has not ended within 3 s; it goes on"):
         checkpointer.settle()
     stuck.open()
     assert pending.wait(BOUND_S)

@@ -45,7 +45,7 @@ def said(caplog, logger, *words):
 
 
 def test_both_ends_say_which_rank_is_missing_where_it_is_and_at_which_step(tmp_path, often):
-    daemon = Talkative(tmp_path / "root", notice_s=0.1, declare_timeout_s=2.0)
+    daemon = Talkative(tmp_path / "root", notice_s=0.1, declare_timeout_s=8.0)
     ranks = [Checkpointer(daemon.address, run="r", rank=rank, world_size=2) for rank in range(2)]
     try:
         ranks[1].save(7, ARRAYS)
@@ -55,7 +55,7 @@ def test_both_ends_say_which_rank_is_missing_where_it_is_and_at_which_step(tmp_p
         eventually(lambda: said(often, "ckptd.engine", *words), "the daemon's line")
         eventually(lambda: said(often, "ckptd.client", *words), "the client's line")
         failure = str(failed.exception(BOUND_S))
-        assert "rank 1 of 2 has not declared its tensors (2 s): rank 1: pid" in failure
+        assert "rank 1 of 2 has not declared its tensors (8 s): rank 1: pid" in failure
     finally:
         for rank in ranks:
             with contextlib.suppress(CkptdError):  # its save was aborted
