@@ -16,14 +16,15 @@ from ckptd.storage.local.system_disk import SystemDisk
 def test_a_file_is_opened_once_there_is_a_descriptor_again(tmp_path):
     disk, before = SystemDisk(), resource.getrlimit(resource.RLIMIT_NOFILE)
     back = threading.Timer(0.05, resource.setrlimit, (resource.RLIMIT_NOFILE, before))
-    back.start()
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
     try:
         with pytest.raises(OSError, match="Too many open files"):
             os.dup(0)
+        back.start()
         root = disk.open_root(str(tmp_path))
-    finally:
         back.join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
     disk.close(root)
 
 
