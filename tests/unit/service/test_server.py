@@ -79,7 +79,7 @@ def test_64_idle_write_streams_do_not_starve_a_health_check(served):
 def test_an_idle_write_stream_is_ended_and_told_why():
     with serving(limits=Limits(stall_s=0.2)) as served:
         never = threading.Event()
-        call = served.stub().Write(iter(lambda: never.wait(30), True), timeout=WAIT_S)
+        call = served.stub().Write(iter(lambda: never.wait(60), True), timeout=WAIT_S)
         error = caught(lambda: list(call))
         never.set()
         assert isinstance(error, UnavailableError)
