@@ -18,6 +18,7 @@ from ckptd.storage.base import Objects, ObjectStat
 from ckptd.storage.capabilities import beneath
 from ckptd.storage.memory import MemoryStore
 from ckptd.wire import versions
+from tests import seams
 from tests.fakes.coordinator import FakeCoordinator
 from tests.unit.service.conftest import serving
 
@@ -72,6 +73,12 @@ class Pool:
         return bytes(data)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A neighbour that is slow, as the machine is, is not passed by."""
+    seams.NEIGHBOUR_SILENT_S.put(monkeypatch, 60.0)
+
+
 @pytest.fixture
 def pool() -> Iterator[Pool]:
     made = Pool("abc")
@@ -100,7 +107,8 @@ def test_what_three_hosts_read_the_store_gives_once(pool):
     assert sum(read.values()) > 0
 
 
-def test_a_silent_agent_is_passed_by_and_named(pool, caplog):
+def test_a_silent_agent_is_passed_by_and_named(pool, caplog, monkeypatch):
+    seams.NEIGHBOUR_SILENT_S.put(monkeypatch, 5.0)  # longer than the other neighbour takes
     caplog.set_level(logging.INFO, "ckptd")
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         pool.neighbours[1] = Neighbour("b", (f"127.0.0.1:{silent.getsockname()[1]}",))
