@@ -174,7 +174,7 @@ def test_a_held_answer_is_told_when_released(place: Place) -> None:
 
 
 def test_bodies_stall_in_both_directions(place: Place, s3_service: S3Service) -> None:
-    patient, hasty = place.client, client_of(s3_service, place.front, patience_s=0.5)
+    patient, hasty = place.client, client_of(s3_service, place.front, patience_s=3.0)
     place.front.add(faults.StallUpload(100_000), "PutObject")
     place.client = hasty
     with pytest.raises(HTTPClientError):
