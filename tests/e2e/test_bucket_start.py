@@ -21,6 +21,7 @@ NUM_RUNS = 12
 DELAY_S = 0.04
 WITHIN_S = 60.0
 MOST_REQUESTS = 4
+LOOK_EVERY_S = 10.0  # so often a daemon looks whether a run still is its own: on a busy machine this takes longer
 
 
 class Place:
@@ -36,11 +37,21 @@ class Place:
     def start(self) -> float:
         """Start a daemon; return after how many seconds it listened."""
         self.number += 1
-        began = time.monotonic()
+        self.started_at = began = time.monotonic()
         self.log = self.directory / f"{self.number}.log"
         self.daemon = Daemon(self.url, self.log, self.directory / f"{self.number}.json")
         self.daemon.wait_until_ready()
         return time.monotonic() - began
+
+    def forget(self) -> None:
+        self.front.forget()
+        self.forgot_at = time.monotonic()
+
+    def most_requests(self) -> int:
+        """Return how many requests there may have been for a run since the last `forget`."""
+        now = time.monotonic()
+        has_looked = now - self.started_at >= LOOK_EVERY_S
+        return MOST_REQUESTS + has_looked * (1 + int((now - self.forgot_at) / LOOK_EVERY_S))
 
     def trainer(self, number: int) -> ckptd.Checkpointer:
         host, port = self.daemon.port()
@@ -81,19 +92,19 @@ def place(s3_front, s3_service, tmp_path):
 
 def test_a_start_listens_first_and_asks_little_for_each_run(place):
     place.front.add(Delay(DELAY_S), times=None)
-    place.front.forget()
+    place.forget()
     listening_s = place.start()
     place.wait_until_inspected()
     counts = place.requests_by_run()
     total = len(place.front.exchanges())
     print(f"listening after {listening_s:.1f} s; {total} requests in all, for a run at most {max(counts.values())}")
     assert len(counts) == NUM_RUNS
-    assert max(counts.values()) <= MOST_REQUESTS, counts
+    assert max(counts.values()) <= place.most_requests(), counts
     for number in range(NUM_RUNS):
-        place.front.forget()
+        place.forget()
         with place.trainer(number) as checkpointer:
             assert checkpointer.latest().step == 3
-        assert place.requests_by_run()[str(number)] <= MOST_REQUESTS, place.front.exchanges()
+        assert place.requests_by_run()[str(number)] <= place.most_requests(), place.front.exchanges()
     with place.trainer(0) as checkpointer:
         assert [one.step for one in checkpointer.checkpoints()] == [1, 2, 3]
         checkpointer.save(4, {"w": np.zeros(3)}).result(WITHIN_S)
