@@ -13,6 +13,9 @@ UNFINISHED_SUFFIX = ".ckptd-tmp"
 LOCK_SUFFIX = ".ckptd-lock"
 """Ends the name of a lock."""
 
+VERSIONS_SUFFIX = ".ckptd-versions"
+"""Ends the name of the directory that holds the versions of an object, where several hosts write to its directory."""
+
 _MAX_KEY_BYTES = 4000  # the kernel's limit on a path is 4096, and the root needs room too
 
 
@@ -35,7 +38,7 @@ def check_directory(directory: str) -> tuple[str, ...]:
 
 def is_reserved(name: str) -> bool:
     """Say whether `name`, one component, belongs to a store and not to its users."""
-    return name.startswith(".") and name.endswith((UNFINISHED_SUFFIX, LOCK_SUFFIX))
+    return name.startswith(".") and name.endswith((UNFINISHED_SUFFIX, LOCK_SUFFIX, VERSIONS_SUFFIX))
 
 
 def join(directory: str, name: str) -> str:

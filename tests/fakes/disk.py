@@ -277,6 +277,16 @@ class SimulatedDisk:
             self._begin("make_directory", name)
             self._change(Change(within, name, Directory()))
 
+    def remove_directory(self, directory: int, name: str) -> None:
+        with self._guard:
+            self._begin("remove_directory", name)
+            within = self._directory(directory)
+            removed = self._find(within, name)
+            assert isinstance(removed, Directory)
+            if removed.entries:
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+            self._change(Change(within, name, None))
+
     def reserve(self, file: int, size_bytes: int) -> None:
         with self._guard:
             self._begin("reserve")
@@ -424,10 +434,10 @@ class SimulatedDisk:
         with self._guard:
             self._begin("move_over", other)
             source, within = self._directory(directory), self._directory(other_directory)
-            node, replaced = self._find(source, name), within.entries[other]
+            node, replaced = self._find(source, name), within.entries.get(other)
             assert isinstance(node, File)
-            assert isinstance(replaced, File)
-            replaced.num_links -= 1
+            if isinstance(replaced, File):
+                replaced.num_links -= 1
             node.changed_ns = self._now_ns()
             self._change(Change(within, other, node))
             self._change(Change(source, name, None))

@@ -83,6 +83,9 @@ class Disk(Protocol):
     def make_directory(self, directory: int, name: str) -> None:
         """Create a directory that must not exist."""
 
+    def remove_directory(self, directory: int, name: str) -> None:
+        """Remove a directory, which must be empty."""
+
     def reserve(self, file: int, size_bytes: int) -> None:
         """Give a new file its size, and its space where the file system can. ENOSPC at once if it can't fit."""
 

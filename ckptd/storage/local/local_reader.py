@@ -35,6 +35,19 @@ def fill(disk: Disk, file: int, offset: int, into: Sequence[memoryview], size_by
     return done
 
 
+def read_whole(disk: Disk, file: int, size_bytes: int, key: str, limit_bytes: int) -> bytes:
+    """Return what an open file of this size holds; `CorruptionError` if that is more than the limit. Raises `OSError`.
+
+    A file that became shorter meanwhile is an error, too.
+    """
+    if size_bytes > limit_bytes:
+        raise CorruptionError("larger than the limit", key=key, expected=limit_bytes, actual=size_bytes)
+    data = bytearray(size_bytes)
+    if disk.read_into(file, 0, memoryview(data)) < len(data):
+        raise CorruptionError("became shorter while it was read", key=key, expected=len(data))
+    return bytes(data)
+
+
 def _after(done: int, into: Sequence[memoryview]) -> Sequence[memoryview]:
     """Return `into` without its first `done` bytes."""
     if not done:

@@ -18,7 +18,7 @@ from ckptd.storage.holds import Hold
 from ckptd.storage.keys import check_directory, check_key, is_reserved, join
 from ckptd.storage.local import local_holds, lock_files, unfinished
 from ckptd.storage.local.disk import Disk, WriteMode
-from ckptd.storage.local.local_reader import check_content, fill
+from ckptd.storage.local.local_reader import check_content, fill, read_whole
 from ckptd.storage.local.local_root import LocalRoot
 from ckptd.storage.local.local_writer import LocalWriter, stat_of
 from ckptd.storage.local.os_errors import from_os_error, translated
@@ -38,6 +38,8 @@ class LocalStore:
         confined: whether symbolic links may lead out of the root. A daemon that takes keys from the network stays
             confined; a command that reads a path its own user typed follows links as any program does.
     """
+
+    _describe = staticmethod(stat_of)
 
     def __init__(self, root: str, *, disk: Disk | None = None, confined: bool = True, root_mode: int = 0o777) -> None:
         """Remember where the root is; nothing is opened or created yet. `root_mode` as in `Disk.make_root`."""
@@ -162,7 +164,7 @@ class LocalStore:
         A file that has another name as well, such as a backup, is no reserve: only our own file changes in place.
         """
         view = memoryview(data).cast("B")
-        *parents, name = check_key(key)
+        *parents, _ = check_key(key)
         *reserve_parents, reserve_name = check_key(reserve)
         with ExitStack() as stack:
             stack.enter_context(translated(key))
@@ -181,12 +183,15 @@ class LocalStore:
             self._disk.sync(file)
             check_content(self._disk, file, view, key)
             with turn_at(self.local_path(key)):
-                self._check_version(key, if_version)
-                self._disk.move_over(source, reserve_name, directory, name)
+                self._move_in(source, reserve_name, directory, key, if_version)
                 # Crash here: the object is the old or the new one. The reserve's name may still lead to the new one.
                 self._disk.sync_directory(directory)
                 self._disk.sync_directory(source)
-                return stat_of(key, self._disk.status(file))
+                return self._describe(key, self._disk.status(file))
+
+    def _move_in(self, source: int, reserve: str, directory: int, key: str, if_version: str | None) -> None:
+        self._check_version(key, if_version)
+        self._disk.move_over(source, reserve, directory, check_key(key)[-1])
 
     def link(self, key: str, other: str) -> None:
         """See `SparingStore`."""
@@ -219,8 +224,9 @@ class LocalStore:
             except BaseException:
                 self._disk.close(directory)
                 raise
+            bulk = size_bytes >= _BULK_BYTES
             writer = LocalWriter(
-                self._disk, key, size_bytes, directory, file, temporary, name, bulk=size_bytes >= _BULK_BYTES
+                self._disk, key, size_bytes, directory, file, temporary, name, bulk=bulk, describe=self._describe
             )
             try:
                 writer.prepare(reserves=reserves)
@@ -273,12 +279,7 @@ class LocalStore:
     def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
         """See `Store`."""
         with self._root.opened_file(key) as (file, status):
-            if status.size_bytes > limit_bytes:
-                raise CorruptionError("larger than the limit", key=key, expected=limit_bytes, actual=status.size_bytes)
-            data = bytearray(status.size_bytes)
-            if self._disk.read_into(file, 0, memoryview(data)) < len(data):
-                raise CorruptionError("became shorter while it was read", key=key, expected=len(data))
-            return bytes(data)
+            return read_whole(self._disk, file, status.size_bytes, key, limit_bytes)
 
     def read_into(self, key: str, offset: int, *into: memoryview) -> None:
         """See `Store`."""
@@ -298,7 +299,7 @@ class LocalStore:
             status = self._disk.status_at(root, key, confined=self._root.confined)
         if not status.is_file:
             raise NotFoundError("this is a directory or a special file, not an object", key=key)
-        return stat_of(key, status)
+        return self._describe(key, status)
 
     def list(self, directory: str, *, deep: bool = True) -> Iterator[ObjectStat]:
         """See `Store`. Links are listed as what they lead to if that is a file; linked directories are not entered."""
@@ -366,7 +367,7 @@ class LocalStore:
             status = self._disk.status_at(root, key, confined=self._root.confined)
         except OSError:
             return None  # removed meanwhile, or a link that leads nowhere we may go
-        return stat_of(key, status) if status.is_file else None
+        return self._describe(key, status) if status.is_file else None
 
     # Holds, locks and space
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from types import TracebackType
 
-from ckptd.errors import ConflictError, CorruptionError
+from ckptd.errors import CkptdError, ConflictError
 from ckptd.storage.base import Buffer, ObjectStat
 from ckptd.storage.local.around_cache import DirectFile, write_bulk
 from ckptd.storage.local.disk import Disk, FileStatus
 from ckptd.storage.local.local_reader import check_content
 from ckptd.storage.local.os_errors import from_os_error, translated
 from ckptd.storage.ranges import check_range
+
+Place = Callable[[int, str], None]
+"""Gives a synced file, by its temporary name in an opened directory, its name there; durable on return.
+
+Raises `OSError` or an error of ours, and then the temporary file is removed.
+"""
 
 
 class _Phase(Enum):
@@ -42,6 +49,7 @@ class LocalWriter:
         name: str,
         *,
         bulk: bool,
+        describe: Callable[[str, FileStatus], ObjectStat],
     ) -> None:
         """Take over the two descriptors; call `prepare` next."""
         self.key = key
@@ -51,7 +59,7 @@ class LocalWriter:
         self._file = file
         self._temporary = temporary
         self._name = name
-        self._bulk = bulk
+        self._bulk, self._describe = bulk, describe
         self._direct: DirectFile | None = None
         self._guard = threading.Lock()
         self._phase = _Phase.OPEN
@@ -93,10 +101,13 @@ class LocalWriter:
             if last_of_aborted:
                 self._close()
 
-    def finish(self, *, replacing: bool = False, expected: memoryview | None = None) -> ObjectStat:
+    def finish(
+        self, *, replacing: bool = False, expected: memoryview | None = None, place: Place | None = None
+    ) -> ObjectStat:
         """See `ObjectWriter`. With `replacing` an object that has the key is replaced in one step.
 
         With `expected`, the whole content, what was written is read back first; `CorruptionError` if it differs.
+        With `place`, that gives the synced file its name.
         """
         with self._guard:
             if self._phase is not _Phase.OPEN or self._num_writing:
@@ -104,7 +115,7 @@ class LocalWriter:
                 raise ConflictError(f"this writer is {what}", key=self.key)
             self._phase = _Phase.FINISHING
         try:
-            stat = self._make_durable(replacing, expected)
+            stat = self._make_durable(replacing, expected, place)
         except OSError as error:
             ours = from_os_error(error, self.key)
             ours.add_note("nothing of this object is kept: a failed fsync may be answered with success when repeated")
@@ -112,7 +123,7 @@ class LocalWriter:
         self._phase = _Phase.FINISHED
         return stat
 
-    def _make_durable(self, replacing: bool, expected: memoryview | None) -> ObjectStat:
+    def _make_durable(self, replacing: bool, expected: memoryview | None, place: Place | None) -> ObjectStat:
         disk = self._disk
         renamed = False
         try:
@@ -121,19 +132,21 @@ class LocalWriter:
             disk.sync(self._file)
             if expected is not None:
                 check_content(disk, self._file, expected, self.key)
-            if replacing:
+            if place is not None:
+                place(self._directory, self._temporary)
+            elif replacing:
                 disk.rename_over(self._directory, self._temporary, self._name)
             else:
                 disk.rename_new(self._directory, self._temporary, self._name)
             renamed = True
             # Crash here: readers see the object, but after a power cut it may be there or not.
             disk.sync_directory(self._directory)
-            return stat_of(self.key, disk.status(self._file))
-        except (OSError, CorruptionError):
+            return self._describe(self.key, disk.status(self._file))
+        except (OSError, CkptdError):
             with suppress(OSError):
                 if not renamed:
                     disk.unlink(self._directory, self._temporary)
-                elif not replacing:
+                elif not replacing and place is None:
                     # Remove the new name, which has not been acknowledged. A file that was replaced cannot be restored.
                     disk.unlink(self._directory, self._name)
                     disk.sync_directory(self._directory)
@@ -181,6 +194,11 @@ class LocalLock:
         self._disk = disk
         self._file: int | None = file
         _OWNERS.add(self)
+
+    def noted_at(self) -> float:
+        """Return when its holder was noted, by the clock of the file system. Raises `OSError`; not after `release`."""
+        assert self._file is not None, "released"
+        return self._disk.status(self._file).modified_ns / 1e9
 
     def release(self) -> None:
         """See `Lock`."""

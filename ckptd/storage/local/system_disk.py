@@ -106,6 +106,10 @@ class SystemDisk(DirectCalls):
         """See `Disk`."""
         os.mkdir(name, dir_fd=directory)
 
+    def remove_directory(self, directory: int, name: str) -> None:
+        """See `Disk`."""
+        os.rmdir(name, dir_fd=directory)
+
     def reserve(self, file: int, size_bytes: int) -> None:
         """See `Disk`. Not by `os.posix_fallocate`: where the call is missing, that writes every block."""
         if size_bytes == 0:

@@ -19,10 +19,15 @@ _NOBODYS = frozenset((errno.ELOOP, errno.EXDEV, errno.EACCES, errno.EPERM))
 _NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}" + re.escape(UNFINISHED_SUFFIX), re.DOTALL)
 
 
+def temporary_name(name: str) -> str:
+    """Return a new temporary name for a file that is to get this name."""
+    return f".{name}.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
+
+
 def new_file(disk: Disk, directory: int, name: str) -> tuple[str, int]:
     """Create and lock the file of an unfinished object; return its name and its descriptor. Raises `OSError`."""
     while True:
-        temporary = f".{name}.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
+        temporary = temporary_name(name)
         file = disk.create(directory, temporary)
         try:
             # Between these two calls a sweeper may believe us dead; then it has the lock, or the name is gone.
