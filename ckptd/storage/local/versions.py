@@ -49,7 +49,7 @@ def described(key: str, status: FileStatus) -> ObjectStat:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Current:
     """An object as it is now; `file` and `chain` are open for as long as the look lasts.
 
     Attributes:
@@ -82,13 +82,13 @@ class Versions:
         self._parents = tuple(parents)
 
     @contextmanager
-    def looked_at(self) -> Iterator[Seen]:
+    def looked_at(self) -> Iterator[Current]:
         """Yield what the object is now, and let other programs see that too."""
         with ExitStack() as stack:
             try:
                 directory = stack.enter_context(self._root.opened(self._parents))
             except (FileNotFoundError, NotADirectoryError):
-                yield Seen(None, None)
+                yield Current(None, None)
                 return
             yield self._look(stack, directory)
 
@@ -140,7 +140,7 @@ class Versions:
                     return
         raise UnavailableError("other programs keep changing this object", key=self.key)
 
-    def _check(self, seen: Seen, is_new: bool, if_version: str | None) -> None:
+    def _check(self, seen: Current, is_new: bool, if_version: str | None) -> None:
         if is_new and seen.status is not None:
             raise ConflictError("this key is taken", key=self.key)
         if if_version is not None and seen.version != if_version:
@@ -148,14 +148,14 @@ class Versions:
 
     # Looking
 
-    def _look(self, stack: ExitStack, directory: int) -> Seen:
+    def _look(self, stack: ExitStack, directory: int) -> Current:
         for _ in range(_MOST_TRIES):
             chain = self._open_chain(stack, directory)
             numbers = [] if chain is None else self._numbers(chain)
             shown = self._open(stack, None)
             status = None if shown is None else self._disk.status(shown)
             if not numbers:
-                return Seen(shown, status, chain=chain)
+                return Current(shown, status, chain=chain)
             newest = self._open(stack, chain, str(numbers[-1]))
             if newest is None or chain is None:
                 continue  # others have gone on so far that this one was removed
@@ -165,19 +165,21 @@ class Versions:
             return seen
         raise UnavailableError("other programs keep changing this object", key=self.key)
 
-    def _judge(self, chain: int, numbers: list[int], shown: int | None, status: FileStatus | None, newest: int) -> Seen:
+    def _judge(
+        self, chain: int, numbers: list[int], shown: int | None, status: FileStatus | None, newest: int
+    ) -> Current:
         """Decide between what is shown and the newest version."""
         number, newest_status = numbers[-1], self._disk.status(newest)
         is_buried = self._is_buried(newest, newest_status)
         if status is not None and status.inode != newest_status.inode:
             is_older = status.modified_ns < newest_status.modified_ns
             if not is_older and not self._is_version(chain, numbers, status):
-                return Seen(shown, status, number, chain=chain)
+                return Current(shown, status, number, chain=chain)
         elif status is None and newest_status.num_links == 1:
             is_buried = True  # another program has deleted what was shown
         if is_buried:
-            return Seen(None, None, number, chain=chain)
-        return Seen(newest, newest_status, number, is_newest=True, chain=chain)
+            return Current(None, None, number, chain=chain)
+        return Current(newest, newest_status, number, is_newest=True, chain=chain)
 
     def _is_version(self, chain: int, numbers: list[int], status: FileStatus) -> bool:
         with ExitStack() as stack:
@@ -219,7 +221,7 @@ class Versions:
 
     # Changing
 
-    def _advance(self, stack: ExitStack, directory: int, temporary: str, seen: Seen) -> bool:
+    def _advance(self, stack: ExitStack, directory: int, temporary: str, seen: Current) -> bool:
         """Make a file the next version after what was seen; False when another process was faster."""
         chain = seen.chain if seen.chain is not None else self._make_chain(stack, directory)
         if seen.status is not None and not seen.is_newest:
@@ -238,7 +240,7 @@ class Versions:
             self._look(stack, directory)  # we were late, and have hidden what came since
         return True
 
-    def _bury(self, stack: ExitStack, directory: int, seen: Seen) -> bool:
+    def _bury(self, stack: ExitStack, directory: int, seen: Current) -> bool:
         """Make its deletion the next version after what was seen; False when another process was faster."""
         chain = seen.chain if seen.chain is not None else self._make_chain(stack, directory)
         if not seen.is_newest:
@@ -301,7 +303,7 @@ class Versions:
 
     # What other programs see
 
-    def _show(self, directory: int, seen: Seen, shown: FileStatus | None) -> None:
+    def _show(self, directory: int, seen: Current, shown: FileStatus | None) -> None:
         """Let other programs see what counts, where they see something else; what fails is done at the next look."""
         if (None if shown is None else shown.inode) == (None if seen.status is None else seen.status.inode):
             return
