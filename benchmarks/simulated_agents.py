@@ -12,7 +12,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ from ckptd.engine.hosts.messages import (
     AgentLife,
     Beat,
     DeclareHost,
+    FromAgent,
     Go,
     HeardEnd,
     Hello,
@@ -40,6 +40,7 @@ from ckptd.engine.saves.known_manifests import KnownManifests
 from ckptd.storage.base import Durability
 from ckptd.wire import addresses, agents, convert, manifests, methods, shares, status, versions
 from ckptd.wire.channels import COMMON_OPTIONS
+from ckptd.wire.parts import MOST_TOLD_BYTES, Joined
 from ckptd.wire.v1 import agent_pb2, common_pb2
 
 RUN = "hosts"
@@ -76,13 +77,15 @@ class SimulatedAgent:
         self._ended: asyncio.Future[float] = asyncio.Future()
         self._ends: dict[str, HeardEnd] = {}  # that the coordinator has not answered
         self._attending: Any = None
+        self._telling = asyncio.Lock()
         self._listening: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
 
     async def attend(self, root_id: str) -> None:
         """Attend, hand over the manifests, and get each rank its place."""
         hello = Hello(self.life, root_id, 0, members=tuple(member.rank for member in self._members))
-        self._attending = self._call("Attend")(self._sent(agents.from_agent_to_wire(hello)))
+        self._attending = self._call("Attend")()
+        await self._tell(hello)
         first = await self._attending.read()
         self._term, lease_s = first.attached.term, first.attached.lease_s
         self._listening = asyncio.create_task(self._listen())
@@ -124,10 +127,7 @@ class SimulatedAgent:
             known_layout=self._layout,
         )
         self._said = said
-        message = agents.from_agent_to_wire(DeclareHost(self.life, self._term, said))
-        reply = await self._again(lambda: self._call("Tell")(self._sent(message), timeout=_CALL_S))
-        if reply.WhichOneof("kind") != "attached":
-            raise SystemExit(f"the coordinator answered {reply}")
+        await self._tell(DeclareHost(self.life, self._term, said))
 
     async def planned(self) -> int:
         """Return how many slices this host is told to write."""
@@ -161,9 +161,8 @@ class SimulatedAgent:
                 sums[: 4 * self._num_sums],
             )
             receipts = (receipt,)
-        sealed = agents.from_agent_to_wire(PartSealed(self.life, self._term, go.request_id, go.save, receipts))
         at = time.monotonic()
-        await self._again(lambda: self._call("Tell")(self._sent(sealed), timeout=_CALL_S))
+        await self._tell(PartSealed(self.life, self._term, go.request_id, go.save, receipts))
         return at
 
     async def ended(self) -> float:
@@ -187,7 +186,7 @@ class SimulatedAgent:
         return counted
 
     async def _listen(self) -> None:
-        joined = agents.Joined()
+        joined = Joined(agent_pb2.CoordinatorMessage, MOST_TOLD_BYTES)
         while (part := await self._attending.read()) is not aio.EOF:
             self._counted.down += part.ByteSize()
             message = joined.add(part)
@@ -196,6 +195,11 @@ class SimulatedAgent:
             match message.WhichOneof("kind"):
                 case "go" if not self._go.done():
                     self._take(message.go)
+                case "attached":  # to a beat
+                    for save in message.attached.ends:
+                        self._ends.pop(save, None)
+                case "fenced" | "replaced":
+                    raise SystemExit(f"the coordinator answered {message}")
                 case "ended":
                     ended = agents.from_coordinator_from_wire(message)
                     if isinstance(ended, SaveEnded) and ended.checkpoint is None:
@@ -215,11 +219,12 @@ class SimulatedAgent:
     async def _beat(self, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
-            beat = agents.from_agent_to_wire(Beat(self.life, self._term, ends=tuple(self._ends.values())))
-            with suppress(grpc.RpcError):
-                reply = await self._call("Tell")(self._sent(beat), timeout=_CALL_S)
-                for save in reply.attached.ends:
-                    self._ends.pop(save, None)
+            await self._tell(Beat(self.life, self._term, ends=tuple(self._ends.values())))
+
+    async def _tell(self, message: FromAgent) -> None:
+        """Say something by the call by which it attends, as agents do."""
+        async with self._telling:
+            await self._attending.write(self._sent(agents.from_agent_to_wire(message)))
 
     def _sent(self, message: Any) -> Any:
         self._counted.up += message.ByteSize()
@@ -231,6 +236,7 @@ class SimulatedAgent:
             (False, False): self._channel.unary_unary,
             (False, True): self._channel.unary_stream,
             (True, False): self._channel.stream_unary,
+            (True, True): self._channel.stream_stream,
         }
         make = kinds[method.request_streaming, method.reply_streaming]
         return make(method.path, request_serializer=method.encode_request, response_deserializer=method.decode_reply)

@@ -34,10 +34,13 @@ from ckptd.errors import CkptdError, UnavailableError
 from ckptd.wire import agents, methods, status
 from ckptd.wire.credentials import NO_CREDENTIALS
 from ckptd.wire.manifests import manifest_parts
+from ckptd.wire.parts import MOST_TOLD_BYTES, Joined, in_parts
+from ckptd.wire.v1 import agent_pb2
 
 _log = logging.getLogger("ckptd.agent")
 
 Result = TypeVar("Result")
+_Requests = queue.SimpleQueue[agent_pb2.AgentMessage | None]
 
 CALL_S = 20.0
 """How long a call that is passed on may take."""
@@ -85,6 +88,7 @@ class AgentLink:
         self._told_why_not: dict[str, float] = {}  # reasons, and when the log was told
         self._handed_over: set[bytes] = set()
         self._attending: Any = None
+        self._heard_by: _Requests | None = None  # takes what is said by the call by which it attends
         self._numbers = itertools.count(1)
         self._number = 0
         self._outgoing: queue.SimpleQueue[FromAgent | None] = queue.SimpleQueue()
@@ -105,7 +109,7 @@ class AgentLink:
         self._outgoing.put(None)
         with self._lock:
             attending, stubs = self._attending, self._stubs
-            self._number = -1
+            self._number, self._heard_by = -1, None
         if attending is not None:
             attending.cancel()
         self._teller.join(_TELL_S)
@@ -160,25 +164,30 @@ class AgentLink:
             if self._number < 0:
                 return
             former, self._number = self._attending, next(self._numbers)
+            self._heard_by = None
             number = self._number
         if former is not None:
             former.cancel()
         threading.Thread(target=self._attend, args=(message, number), name="ckptd-attend", daemon=True).start()
 
     def _attend(self, hello: Hello, number: int) -> None:
+        requests: _Requests = queue.SimpleQueue()
         try:
             stubs = self.stubs()
             for carried in hello.saves:
                 self._hand_over(stubs, carried.declaration)
-            attending = stubs.agent.Attend(agents.from_agent_to_wire(hello))
+            for part in in_parts(agents.from_agent_to_wire(hello)):
+                requests.put(part)
+            attending = stubs.agent.Attend(iter(requests.get, None))
             with self._lock:
                 if self._number != number:
                     attending.cancel()
                     return
                 self._attending = attending
-            joined = agents.Joined()
+            joined = Joined(agent_pb2.CoordinatorMessage, MOST_TOLD_BYTES)
             for reply in attending:
                 if (whole := joined.add(reply)) is not None:
+                    self._note_if_heard(whole, number, requests)
                     self._hear(whole)
         except grpc.RpcError as error:
             ours = status.from_wire(error, address=self._address)
@@ -190,12 +199,22 @@ class AgentLink:
             self._log_once("the coordinator cannot be attended", error)
         except Exception:  # an agent that goes on without this thread beats, and hears nothing of what it has to do
             _log.exception("a bug in ckptd: the coordinator is attended anew, as what it said was not understood")
+        finally:
+            requests.put(None)  # gRPC's thread waits for more
         with self._lock:
             is_ours = self._number == number
             if is_ours:
+                self._heard_by = None
                 self._handed_over.clear()  # what answers next may be another life
         if is_ours:
             self._on_broken()
+
+    def _note_if_heard(self, reply: agent_pb2.CoordinatorMessage, number: int, requests: _Requests) -> None:
+        """Say what there is by this call from now on, if the coordinator takes it so: an earlier version does not."""
+        if reply.WhichOneof("kind") == "attached" and reply.attached.hears:
+            with self._lock:
+                if self._number == number:
+                    self._heard_by = requests
 
     def _tell_all(self) -> None:
         while (message := self._outgoing.get()) is not None:
@@ -203,7 +222,13 @@ class AgentLink:
                 stubs = self.stubs()
                 if isinstance(message, DeclareHost):
                     self._hand_over(stubs, message.declaration)
-                self._hear(stubs.agent.Tell(agents.from_agent_to_wire(message), timeout=_TELL_S))
+                said = agents.from_agent_to_wire(message)
+                with self._lock:
+                    heard_by = self._heard_by
+                if heard_by is not None:
+                    heard_by.put(said)
+                else:
+                    self._hear(stubs.agent.Tell(said, timeout=_TELL_S))
             except grpc.RpcError as error:
                 _log.debug("the coordinator was not told: %s", status.from_wire(error, address=self._address))
             except CkptdError as error:

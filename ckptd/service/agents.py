@@ -9,20 +9,33 @@ from dataclasses import replace
 from typing import Protocol
 
 from ckptd.access.roles import Right
-from ckptd.engine.hosts.messages import Beat, DeclareHost, FromAgent, FromCoordinator, Hello, HostDeclaration
+from ckptd.engine.hosts.messages import (
+    AgentLife,
+    Attached,
+    Beat,
+    DeclareHost,
+    FromAgent,
+    FromCoordinator,
+    Hello,
+    HostDeclaration,
+)
 from ckptd.engine.hosts.views import HostsView
 from ckptd.engine.identity import Declaration, Member, RunOptions
 from ckptd.engine.refusals import NotNowError
-from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.errors import CkptdError, InvalidRequestError, NotPermittedError
 from ckptd.service.calls import Behaviour, Call
+from ckptd.service.guarded_server import is_of_a_peer_gone
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
+from ckptd.service.recorder import Recorder
 from ckptd.wire import agents, convert
+from ckptd.wire.parts import MOST_SAID_BYTES, Joined, in_parts
 from ckptd.wire.v1 import agent_pb2
 
 _log = logging.getLogger("ckptd.service")
 
 _TICK_S = 0.2
+_HELLO_S = 30.0
 _MOST_HOSTS = 65_536  # whose identities are remembered
 
 
@@ -61,9 +74,12 @@ class Attending(Protocol):
 class AgentService:
     """Behaviours of `AgentService`. Belongs to one event loop."""
 
-    def __init__(self, hosts: Attending | None, pools: Pools, openings: Openings, ending: asyncio.Event) -> None:
+    def __init__(
+        self, hosts: Attending | None, pools: Pools, openings: Openings, recorder: Recorder, ending: asyncio.Event
+    ) -> None:
         """`hosts` is None where no agents may attend."""
         self._hosts, self._pools, self._openings, self._ending = hosts, pools, openings, ending
+        self._recorder = recorder
         self._identities: dict[str, str] = {}  # by host: the identity that attended for it first
         self._ticking: asyncio.Task[None] | None = None
 
@@ -118,10 +134,14 @@ class AgentService:
             if not call.may(Right.AGENT, each.run):
                 raise NotPermittedError(f"{call.caller} is no agent for run {each.run!r}: that needs the role `agent`")
 
-    async def attend(self, request: agent_pb2.AgentMessage, call: Call) -> None:
-        """Let an agent attend, and tell it what there is, until it goes or attends anew."""
+    async def attend(self, call: Call) -> None:
+        """Let an agent attend, hear it, and tell it what there is, until it goes or attends anew."""
+        joined: Joined[agent_pb2.AgentMessage] = Joined(agent_pb2.AgentMessage, MOST_SAID_BYTES)
+        whole: agent_pb2.AgentMessage | None = None
+        while whole is None and (request := await call.read(stall_s=_HELLO_S)) is not None:
+            whole = joined.add(request)
         hosts = self._known()
-        hello = agents.from_agent_from_wire(request)
+        hello = None if whole is None else agents.from_agent_from_wire(whole)
         if not isinstance(hello, Hello):
             raise InvalidRequestError("an agent says `hello` first")
         self._check_host(hello.agent.host, call)
@@ -130,32 +150,68 @@ class AgentService:
         loop = asyncio.get_running_loop()
 
         def send(message: FromCoordinator, run: str) -> None:
-            loop.call_soon_threadsafe(put, agents.in_parts(agents.from_coordinator_to_wire(message, run)))
+            loop.call_soon_threadsafe(put, in_parts(agents.from_coordinator_to_wire(message, run)))
 
         def put(parts: list[agent_pb2.CoordinatorMessage]) -> None:  # those of a message, one after another
             for part in parts:
                 outgoing.put_nowait(part)
 
-        answer = hosts.attend(hello, send, self._stamp(call))
+        stamp = self._stamp(call)
+        answer = hosts.attend(hello, send, stamp)
+        await call.write(agents.from_coordinator_to_wire(_that_hears(answer)))
+        hearing = asyncio.create_task(self._hear_all(hello.agent, call, stamp, outgoing.put_nowait))
         try:
-            await call.write(agents.from_coordinator_to_wire(answer))
             while not self._ending.is_set():
                 await call.write(await call.lasts(outgoing.get()))
         finally:
             hosts.parted(hello.agent.host, send)
+            hearing.cancel()
+
+    async def _hear_all(
+        self, agent: AgentLife, call: Call, stamp: Stamp, tell: Callable[[agent_pb2.CoordinatorMessage], None]
+    ) -> None:
+        """Take what an agent says by the call by which it attends; one that does not know `hears` says nothing there.
+
+        A beat is answered, and what does not count.
+        """
+        try:
+            while (request := await call.following()) is not None:
+                try:
+                    message, answer = self._heard(request, call, stamp, only=agent)
+                    if isinstance(message, Beat) or not isinstance(answer, Attached):
+                        tell(agents.from_coordinator_to_wire(answer))
+                except NotPermittedError as error:
+                    self._recorder.refused(call.where, "Attend", call.actor, "", str(error))
+                    _log.warning("what the %s says has no effect: %s", agent, error)
+                except InvalidRequestError as error:
+                    _log.info("what the %s says has no effect: %s", agent, error)
+        except CkptdError as error:
+            call.end(error)
+        except Exception as error:
+            if not is_of_a_peer_gone(error):
+                _log.exception("a bug in ckptd: the %s has to attend anew", agent)
+            call.end(NotNowError("what the agent says by this call was not understood: it attends anew"))
 
     async def tell(self, request: agent_pb2.AgentMessage, call: Call) -> agent_pb2.CoordinatorMessage:
         """Take what an agent says."""
+        return agents.from_coordinator_to_wire(self._heard(request, call, self._stamp(call))[1])
+
+    def _heard(
+        self, request: agent_pb2.AgentMessage, call: Call, stamp: Stamp, only: AgentLife | None = None
+    ) -> tuple[FromAgent, FromCoordinator]:
+        """Take what an agent says, which is `only` if that is known; return that, and the answer."""
         hosts = self._known()
         message = agents.from_agent_from_wire(request)
         if isinstance(message, Hello):
-            raise InvalidRequestError("an agent says `hello` by `Attend`")
+            raise InvalidRequestError("an agent says `hello` first, by `Attend`")
+        if only not in (None, message.agent):
+            raise InvalidRequestError(f"by this call the {only} attends, and nobody else")
         self._check_host(message.agent.host, call)
         if isinstance(message, DeclareHost):
             self._check_runs([message.declaration], call)
         if isinstance(message, Beat):
             message = replace(message, reading=tuple(each for each in message.reading if _may_read(each, call)))
-        return agents.from_coordinator_to_wire(hosts.hear(message, self._stamp(call)))
+        return message, hosts.hear(message, stamp)
 
     @staticmethod
     def _stamp(call: Call) -> Stamp:
@@ -192,6 +248,10 @@ class AgentService:
 
         await self._pools.control(run, depart)
         return agent_pb2.DepartReply()
+
+
+def _that_hears(answer: FromCoordinator) -> FromCoordinator:
+    return replace(answer, hears=True) if isinstance(answer, Attached) else answer
 
 
 def _may_read(prefix: str, call: Call) -> bool:

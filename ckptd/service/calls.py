@@ -23,6 +23,7 @@ from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
 from ckptd.service import audited, refusal_log, requirements
 from ckptd.service.door import Door
 from ckptd.service.gate import refusal_of
+from ckptd.service.guarded_server import is_of_a_peer_gone
 from ckptd.service.proxied_call import END_OF_REQUESTS
 from ckptd.service.recorder import Recorder
 from ckptd.service.refusal_log import host_of, network_of
@@ -64,7 +65,7 @@ class Call:
         self.caller = caller
         self.on_pause: Callable[[], None] = _nothing
         self.shares: tuple[str, ...] = (f"{caller} at {self.peer}", str(caller))
-        self._gate, self._pacing = door.gate, door.pacing
+        self._door, self._gate, self._pacing = door, door.gate, door.pacing
         self._network = network_of(context.peer())
         self._unpaid_s = 0.0
         self.step: int | None = None  # that the first request names
@@ -94,6 +95,11 @@ class Call:
         return Actor(str(self.caller), self.peer)
 
     @property
+    def where(self) -> str:
+        """The peer as gRPC names it."""
+        return str(self._context.peer())
+
+    @property
     def is_remote(self) -> bool:
         """Whether the peer came over a network, be it this host's own."""
         return self.peer.startswith(_NETWORKS)
@@ -103,6 +109,19 @@ class Call:
         await self.pay()
         data = await self._within(stall_s, self._context.read(), "sent")
         return None if data is END_OF_REQUESTS else self.decode(data)
+
+    async def following(self) -> Any | None:
+        """Return the next request of a call that lasts, None after the last. Another task may write meanwhile.
+
+        Each counts as a call of its own; what comes too often is read later.
+        """
+        data = await self._context.read()
+        if data is END_OF_REQUESTS:
+            return None
+        await self._door.in_turn(self.caller, self.where)
+        request = self.decode(data)
+        await self._pay(lambda pause: pause)
+        return request
 
     def decode(self, data: Any) -> Any:
         """Return a request; the first one says which run the call is about, and the caller must have a right there."""
@@ -155,18 +174,21 @@ class Call:
 
     def _count(self, size_bytes: int) -> None:
         wait_s = self._pacing.moved(self.caller, self._network, size_bytes)
-        if size_bytes > _CONTROL_BYTES or self._method.request_streaming:
+        if size_bytes > _CONTROL_BYTES or self._method.brings_data:
             self._unpaid_s = wait_s
 
     async def pay(self) -> None:
         """Wait until the caller may move more bytes. A place that it holds meanwhile can be others', as of one idle."""
+        await self._pay(lambda pause: self._within(3600.0, pause, "moved"))
+
+    async def _pay(self, waited: Callable[[Awaitable[None]], Awaitable[None]]) -> None:
         if not self._unpaid_s:
             return
         until, self._unpaid_s = self._loop.time() + self._unpaid_s, 0.0
         policy = self._pacing.policy
         while (left_s := until - self._loop.time()) > 0 and self._pacing.policy is policy:
             self.on_pause()
-            await self._within(3600.0, asyncio.sleep(min(left_s, _PACE_S)), "moved")
+            await waited(asyncio.sleep(min(left_s, _PACE_S)))
 
     @property
     def idle_s(self) -> float:
@@ -351,14 +373,6 @@ class Boundary:
 
 def _nothing() -> None:
     pass
-
-
-def is_of_a_peer_gone(error: BaseException) -> bool:
-    """Whether gRPC raised this because a peer has vanished in the middle of a write, which is not a bug.
-
-    Its call need not be cancelled yet: the broken connection may be met by the write first.
-    """
-    return isinstance(error, grpc.aio.InternalError)
 
 
 def _report(

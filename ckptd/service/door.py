@@ -35,6 +35,7 @@ MOST_LATE = 512
 
 _PER_SECOND = 1 / 6
 _MOST_PEERS = 1024
+_AGAIN_S = 0.5  # after that a request that came too early is looked at again
 _BURST_S = 2  # of what a caller may request, at once
 
 
@@ -74,6 +75,14 @@ class Door:
         limit = self.gate.access.policy.limit(caller)
         self._check_rate(caller, "", limit.requests_per_s)
         self._check_rate(caller, network_of(peer), limit.requests_per_s_per_host)
+
+    async def in_turn(self, caller: Caller, peer: str) -> None:
+        """Count a request of a call in progress, once its caller may make another."""
+        while self.gate.access.policy.limits:
+            try:
+                return self.check_rate(caller, peer)
+            except NotNowError:
+                await asyncio.sleep(_AGAIN_S)
 
     def _check_rate(self, caller: Caller, host: str, rate: int | None) -> None:
         if rate is None:

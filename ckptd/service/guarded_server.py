@@ -60,6 +60,14 @@ async def stop(running: aio.Server, grace_s: float) -> None:
         await asyncio.wait(calls, timeout=_SETTLE_S)
 
 
+def is_of_a_peer_gone(error: BaseException) -> bool:
+    """Whether gRPC raised this because a peer has vanished in the middle of a write, which is not a bug.
+
+    Its call need not be cancelled yet: the broken connection may be met by the write first.
+    """
+    return isinstance(error, aio.InternalError)
+
+
 class _NoMethods:
     """Where gRPC looks for the method of an unknown call."""
 

@@ -161,7 +161,9 @@ class Server:
             coordinator, host, self._pools, save.presences, self._allowances, self._recorder, hosts
         )
         self._admin.problems = options.problems
-        self._agents = AgentService(hosts, self._pools, Openings(coordinator, self._pools), self._ending)
+        self._agents = AgentService(
+            hosts, self._pools, Openings(coordinator, self._pools), self._recorder, self._ending
+        )
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),

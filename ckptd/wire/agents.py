@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from google.protobuf.message import DecodeError
-
 from ckptd.engine.hosts.messages import (
     AgentLife,
     Attached,
@@ -34,8 +32,6 @@ from ckptd.wire import convert, shares, status, versions
 from ckptd.wire.v1 import agent_pb2, common_pb2
 
 _MOST_TERM = 1 << 53
-PART_BYTES = 1 << 20
-_MOST_BYTES = 1 << 30  # of one message in parts
 
 
 def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
@@ -119,8 +115,8 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
 def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_pb2.CoordinatorMessage:
     """Return the message for what a coordinator tells; `run`: the one that a save is of."""
     match message:
-        case Attached(term=term, lease_s=lease_s, ends=over):
-            attached = agent_pb2.Attached(term=term, lease_s=lease_s, ends=over)
+        case Attached(term=term, lease_s=lease_s, ends=over, hears=hears):
+            attached = agent_pb2.Attached(term=term, lease_s=lease_s, ends=over, hears=hears)
             return agent_pb2.CoordinatorMessage(attached=attached)
         case Fenced(term=term, holder=holder):
             return agent_pb2.CoordinatorMessage(fenced=agent_pb2.Fenced(term=term, holder=holder))
@@ -164,8 +160,8 @@ def from_coordinator_from_wire(message: agent_pb2.CoordinatorMessage) -> FromCoo
     match message.WhichOneof("kind"):
         case "attached":
             attached = message.attached
-            lease_s = convert.seconds_from_wire("lease_s", attached.lease_s)
-            return Attached(_term(attached.term), lease_s, tuple(_save(each) for each in attached.ends))
+            lease_s, over = convert.seconds_from_wire("lease_s", attached.lease_s), attached.ends
+            return Attached(_term(attached.term), lease_s, tuple(_save(each) for each in over), attached.hears)
         case "fenced":
             return Fenced(_term(message.fenced.term), convert.text_from_wire(message.fenced.holder))
         case "replaced":
@@ -187,39 +183,6 @@ def from_coordinator_from_wire(message: agent_pb2.CoordinatorMessage) -> FromCoo
                 index_crc32c=ended.index_crc32c if ended.HasField("index_crc32c") else None,
             )
     raise InvalidRequestError("a coordinator says what is unknown here")
-
-
-def in_parts(message: agent_pb2.CoordinatorMessage) -> list[agent_pb2.CoordinatorMessage]:
-    """Return the messages that a message travels as: itself, unless it is too long for one."""
-    if message.ByteSize() <= PART_BYTES:
-        return [message]
-    data = message.SerializeToString()
-    cut = range(0, len(data), PART_BYTES)
-    parts = [agent_pb2.MessagePart(data=data[at : at + PART_BYTES], last=at == cut[-1]) for at in cut]
-    return [agent_pb2.CoordinatorMessage(part=part) for part in parts]
-
-
-class Joined:
-    """Joins what travels in parts; see `in_parts`."""
-
-    def __init__(self) -> None:
-        """Begin without any."""
-        self._data = bytearray()
-
-    def add(self, message: agent_pb2.CoordinatorMessage) -> agent_pb2.CoordinatorMessage | None:
-        """Take the next message that came; return the one that is whole by it, if any."""
-        if message.WhichOneof("kind") != "part":
-            return message
-        if len(self._data) + len(message.part.data) > _MOST_BYTES:
-            raise InvalidRequestError("a coordinator says more than an agent takes", expected=f"at most {_MOST_BYTES}")
-        self._data += message.part.data
-        if not message.part.last:
-            return None
-        data, self._data = bytes(self._data), bytearray()
-        try:
-            return agent_pb2.CoordinatorMessage.FromString(data)
-        except DecodeError:
-            raise InvalidRequestError(f"{len(data)} bytes in parts are no message of a coordinator") from None
 
 
 def life_from_wire(message: agent_pb2.AgentLife) -> AgentLife:

@@ -43,6 +43,11 @@ class Method:
         """The HTTP/2 path: ``/ckptd.wire.v1.SaveService/Join``."""
         return f"/{self.service}/{self.name}"
 
+    @property
+    def brings_data(self) -> bool:
+        """Whether its requests are streamed because they are large."""
+        return self.request_streaming and self.request_type is not agent_pb2.AgentMessage
+
 
 def encode_message(message: Message | bytes) -> bytes:
     """Return a message's bytes; bytes are taken as a message that was encoded before."""

@@ -227,11 +227,13 @@ class Attached:
     """The answer to `Hello` and `Beat`: the term that holds now, and how long an agent may be silent in it.
 
     `ends` are the saves whose ends the answered `Beat` told.
+    `hears`: by the call that this comes by, so that the agent need not make one for each message.
     """
 
     term: int
     lease_s: float
     ends: tuple[str, ...] = ()
+    hears: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

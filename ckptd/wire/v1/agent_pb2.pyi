@@ -93,20 +93,22 @@ class CarriedSave(_message.Message):
     def __init__(self, declaration: _Optional[_Union[HostDeclaration, _Mapping]] = ..., save: _Optional[str] = ..., layout_digest: _Optional[bytes] = ..., sealed: _Optional[_Union[Receipts, _Mapping]] = ...) -> None: ...
 
 class AgentMessage(_message.Message):
-    __slots__ = ("hello", "beat", "declare", "sealed", "failed", "end_seen")
+    __slots__ = ("hello", "beat", "declare", "sealed", "failed", "end_seen", "part")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     DECLARE_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     END_SEEN_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     beat: Beat
     declare: DeclareHost
     sealed: PartSealed
     failed: PartFailed
     end_seen: EndSeen
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., declare: _Optional[_Union[DeclareHost, _Mapping]] = ..., sealed: _Optional[_Union[PartSealed, _Mapping]] = ..., failed: _Optional[_Union[PartFailed, _Mapping]] = ..., end_seen: _Optional[_Union[EndSeen, _Mapping]] = ...) -> None: ...
+    part: MessagePart
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., declare: _Optional[_Union[DeclareHost, _Mapping]] = ..., sealed: _Optional[_Union[PartSealed, _Mapping]] = ..., failed: _Optional[_Union[PartFailed, _Mapping]] = ..., end_seen: _Optional[_Union[EndSeen, _Mapping]] = ..., part: _Optional[_Union[MessagePart, _Mapping]] = ...) -> None: ...
 
 class Label(_message.Message):
     __slots__ = ("name", "value")
@@ -249,14 +251,16 @@ class CoordinatorMessage(_message.Message):
     def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., ended: _Optional[_Union[SaveEnded, _Mapping]] = ..., part: _Optional[_Union[MessagePart, _Mapping]] = ...) -> None: ...
 
 class Attached(_message.Message):
-    __slots__ = ("term", "lease_s", "ends")
+    __slots__ = ("term", "lease_s", "ends", "hears")
     TERM_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
     ENDS_FIELD_NUMBER: _ClassVar[int]
+    HEARS_FIELD_NUMBER: _ClassVar[int]
     term: int
     lease_s: float
     ends: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, term: _Optional[int] = ..., lease_s: _Optional[float] = ..., ends: _Optional[_Iterable[str]] = ...) -> None: ...
+    hears: bool
+    def __init__(self, term: _Optional[int] = ..., lease_s: _Optional[float] = ..., ends: _Optional[_Iterable[str]] = ..., hears: bool = ...) -> None: ...
 
 class Fenced(_message.Message):
     __slots__ = ("term", "holder")

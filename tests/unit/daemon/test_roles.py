@@ -148,7 +148,7 @@ def test_an_agent_on_another_host_is_refused_where_the_root_is_a_directory(serve
     stub = methods.Stub(coordinator.channel(), methods.AGENT)
     for boot, is_taken in ((this_boot(), True), ("another host's", False)):
         hello = Hello(AgentLife(f"h-{is_taken}", f"i-{is_taken}", 1.0, boot), root_id, 0)
-        attending = stub.Attend(agents.from_agent_to_wire(hello), timeout=WAIT_S)
+        attending = stub.Attend(iter([agents.from_agent_to_wire(hello)]), timeout=WAIT_S)
         if is_taken:
             assert isinstance(agents.from_coordinator_from_wire(next(attending)), Attached)
             attending.cancel()

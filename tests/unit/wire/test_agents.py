@@ -135,24 +135,6 @@ def test_a_column_takes_no_more_room_than_its_numbers():
     assert len(shares.share_to_wire(wide).segment_size) == 1 + 8 * len(layout.segment_size)
 
 
-def test_what_is_too_long_for_one_message_comes_in_parts():
-    long = SaveEnded(8, "q", "s1", "x" * (5 * agents.PART_BYTES // 2))
-    parts = agents.in_parts(agents.from_coordinator_to_wire(long))
-    assert len(parts) == 3
-    assert max(part.ByteSize() for part in parts) < agents.PART_BYTES + 100
-    joined = agents.Joined()
-    for _ in range(2):
-        *before, whole = [joined.add(part) for part in parts]
-        assert before == [None, None]
-        assert whole is not None
-        assert agents.from_coordinator_from_wire(whole) == long
-    [short] = agents.in_parts(agents.from_coordinator_to_wire(Fenced(8, "x")))
-    assert joined.add(short) is short
-    broken = agent_pb2.CoordinatorMessage(part=agent_pb2.MessagePart(data=b"\xff", last=True))
-    with pytest.raises(InvalidRequestError, match="no message of a coordinator"):
-        joined.add(broken)
-
-
 def test_a_share_that_does_not_fit_into_its_shard_is_refused():
     ranks, hosts = six_on_three_hosts()
     share = part_of(plan(ranks.manifests, 1, hosts=hosts), "b")
