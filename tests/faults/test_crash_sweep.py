@@ -138,8 +138,9 @@ STATE, RECORDS = f"{RUN}/checkpoint", f"{RUN}/.ckptd/"
 class WithoutRecords(LocalStore):
     """No record before the first byte: after a crash nobody knows whose the shards are."""
 
-    def put(self, key: str, data: bytes) -> ObjectStat | None:  # type: ignore[override]
-        return None if key.startswith(RECORDS) and key.endswith(".json") else super().put(key, data)
+    def put(self, key: str, data: bytes) -> ObjectStat:
+        is_record = key.startswith(RECORDS) and key.endswith(".json")
+        return ObjectStat(key, len(data), 0.0, "") if is_record else super().put(key, data)
 
 
 class IndexAfterStateFile(LocalStore):

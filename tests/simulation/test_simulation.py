@@ -30,6 +30,11 @@ def test_no_promise_is_broken(seed: int, hosts: int) -> None:
     assert life.num_calls > 40 or not life.judge.failed
 
 
+@pytest.mark.parametrize(("seed", "hosts", "saves"), [(7000465, 1, 50), (6000456, 3, 50), (2000384, 3, 50)])
+def test_a_seed_that_has_broken_a_promise(seed: int, hosts: int, saves: int) -> None:
+    Life(seed, hosts, saves).run()
+
+
 def test_many_agents() -> None:
     assert Life("many", 64, num_saves=4).run().saved
 

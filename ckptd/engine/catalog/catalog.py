@@ -239,9 +239,10 @@ class Catalog:
             record = replace(record, index_version=self._store.stat(record.index_key).version)
         self._keys.check(record, present)
         self._on_step("begin.record")
-        self._store.put(record.key, record.encode())
+        stat = self._store.put(record.key, record.encode())
         reserve.keep(self._store, self._run, parts=1)  # the others when nothing waits: `retire`
         self._ledger.records[record.save_id] = record
+        self._ledger.noted.wrote(record, stat.version)
         self._ledger.live.add(record.save_id)
 
     def commit(

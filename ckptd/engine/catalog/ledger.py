@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 from ckptd.engine.catalog import records, survey
 from ckptd.engine.catalog.commit import OnStep
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.listing import ListedEntry, Listing, Style
+from ckptd.engine.catalog.noted import Noted
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import RetentionPolicy
 from ckptd.engine.catalog.state_file import StateFile
 from ckptd.engine.clock import Clock
-from ckptd.errors import ConflictError
+from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
 
@@ -76,6 +78,7 @@ class Ledger:
         self.run = run
         self.clock = clock
         self.removal = removal
+        self.noted = Noted(store)  # where several owners may write at once
         self._on_step, self._confirm_root = on_step, confirm_root
         self._holder, self._life = holder, life
         self.use(latest_filename)
@@ -117,16 +120,30 @@ class Ledger:
         self._confirm_root(0.0)
 
     def note(self, record: Record, **changes: object) -> Record:
-        """Note changes in a record of this run, durably; return the record as it is now."""
+        """Note changes in a record of this run, durably; return the record as it is now.
+
+        Raises:
+            ConflictError: another owner has taken the run over, and changed the record.
+        """
         self.confirm_root()
         self.confirm(CONFIRMED_FOR_S)
-        return records.change(self.store, record, **changes)
+        if self.store.has_locks:
+            return records.change(self.store, record, **changes)
+        changed = replace(record, **changes)  # type: ignore[arg-type]
+        try:
+            return self.noted.change(changed)
+        except (ConflictError, NotFoundError):
+            self.confirm(0.0)
+        # The run is ours: what came in between is a request of a former owner that hung.
+        self.noted.override(record)
+        return self.noted.change(changed)
 
     def note_first(self, record: Record, **changes: object) -> Record:
         """Do as `note`, and remember it; `ConflictError` if another owner has decided about the save before us."""
         self.confirm_root()
         self.confirm(CONFIRMED_FOR_S)
         changed = self.records[record.save_id] = records.change_if_unchanged(self.store, record, **changes)
+        self.noted.wrote(changed)
         return changed
 
     # The state file
@@ -154,6 +171,11 @@ class Ledger:
             self.listing, self.style = rest, Style()
 
     # Memory
+
+    def forget(self, save_id: str) -> None:
+        """Forget a save whose record is deleted."""
+        self.records.pop(save_id, None)
+        self.noted.forget(save_id)
 
     def published_at(self, location: str) -> Record | None:
         """Return the record of the checkpoint of ours that is at this place now, None if there is none."""

@@ -226,6 +226,6 @@ class Publishing:
                     aborted_at=record.saved_at,
                 )
             else:
-                ledger.records.pop(record.save_id, None)
+                ledger.forget(record.save_id)
                 self._elsewhere.forget(record.save_id)
         reserve.keep(ledger.store, ledger.run)

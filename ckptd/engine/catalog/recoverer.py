@@ -89,6 +89,7 @@ class Recoverer:
         state = ledger.state.read()  # in a store without locks nothing else can publish from here on
         loaded = records.load(ledger.store, ledger.run)
         ledger.records = {record.save_id: record for record in loaded.found}
+        ledger.noted.found(loaded.found)
         self._uncommitted.found(loaded.found)
         read = read_list(ledger.store, ledger.run, ledger.state.key, state, loaded.found)
         ledger.listing, ledger.style = read.listing, read.style
@@ -179,7 +180,7 @@ class Recoverer:
             case Fate.FORGET:
                 ledger.on_step("sweep.record")
                 ledger.store.delete([record.key])
-                del ledger.records[record.save_id]
+                ledger.forget(record.save_id)
             case Fate.LEAVE:
                 ledger.hidden.add(record.save_id)
             case Fate.NOTHING | Fate.WAIT:
@@ -242,6 +243,7 @@ class Recoverer:
         if read is None or state is None or unsigned(state) != unsigned(note.state):
             return False
         ledger.records = {record.save_id: record for record in note.records}
+        ledger.noted.found(note.records, note.versions)
         ledger.listing, ledger.style, ledger.hidden = read.listing, read.style, set()
         ledger.incomplete = set()
         self._publishing.forget()

@@ -87,7 +87,7 @@ class Uncommitted:
             deleting.bury(ledger.store, record, others=others, on_step=ledger.on_step)
             return
         deleting.sweep(ledger.store, record, others=others, on_step=ledger.on_step)
-        ledger.records.pop(record.save_id, None)
+        ledger.forget(record.save_id)
         self.elsewhere.forget(record.save_id)
         if not ledger.store.has_locks and record.save_id in (self._former or ()):
             self._swept_counts.setdefault(record.prefix_key, set()).add(record.num_shards)
