@@ -38,8 +38,8 @@ class Bucket:
     """What all processes share."""
 
     world: World
-    watch: Callable[[str, str], None]
-    """Called before and after each change: "put KEY", "delete KEY", "abort KEY"."""
+    watch: Callable[[str, str, Process], None]
+    """Called before and after each change of a process: "put KEY", "delete KEY", "abort KEY"."""
     troubles: Troubles = field(default_factory=Troubles)
     uploads: list[Upload] = field(default_factory=list)
 
@@ -65,11 +65,11 @@ class BucketClient:
         if troubles.refused and rng.random() < troubles.refused:
             raise UnavailableError("503, slow down", key=key or None)
         if changes:
-            self._bucket.watch("before " + changes, key)
+            self._bucket.watch("before " + changes, key, process)
         result = act()
         if changes:
             self._bucket.world.log(f"{process.name}: {changes} {key}")
-            self._bucket.watch("after " + changes, key)
+            self._bucket.watch("after " + changes, key, process)
         process.operate()
         if changes and troubles.unanswered and rng.random() < troubles.unanswered:
             raise UnavailableError("the connection broke before the answer", key=key)

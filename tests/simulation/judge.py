@@ -16,10 +16,12 @@ from ckptd.format import names
 from ckptd.format.crc32c import crc32c
 from ckptd.format.index import Index
 from tests.simulation.bucket import Bucket
+from tests.simulation.world import Process
 
 RUN = "r"
 STATE_KEY = f"{RUN}/checkpoint"
 KEPT = 3
+LOOKED_S = 6.0  # a former coordinator may add something for so long, being awake; what it hung in may come later
 NAMED = re.compile(r"\bh\d+\b|\branks? \d")
 
 
@@ -63,6 +65,11 @@ class Judge:
     lives: dict[tuple[int, str], list[str]] = field(default_factory=dict)
     """By term and host: the lives of its agent that attended, in that order."""
 
+    owners: list[Process] = field(default_factory=list)
+    """The coordinators that have had the root."""
+    replaced_at: dict[Process, float] = field(default_factory=dict)
+    """Since when, on their own clocks, another has had it."""
+
     def object(self, key: str) -> bytes | None:
         assert self.bucket is not None
         try:
@@ -72,7 +79,15 @@ class Judge:
 
     # What the bucket does
 
-    def watch(self, what: str, key: str) -> None:
+    def took_root(self, coordinator: Process) -> None:
+        """A coordinator has a higher term than all before it: they may go on for as long as a look at theirs holds."""
+        for former in self.owners:
+            self.replaced_at.setdefault(former, former.awake_s)
+        self.owners.append(coordinator)
+
+    def watch(self, what: str, key: str, by: Process) -> None:
+        if by.awake_s - self.replaced_at.get(by, by.awake_s) > LOOKED_S:
+            raise BrokenPromiseError(f"{by.name} does something long after another has the root: {what} {key}")
         if what == "before delete" and key.startswith(RUN + "/"):
             self._check_removal(key)
         elif what == "after put" and key == STATE_KEY:

@@ -75,11 +75,10 @@ class DeletesWhatItFinds(Agent):
 
 
 MUTANTS = {
-    "no term check": (Cast(machine=ObeysAnyTerm), 0),
-    "no look at the term": (Cast(rules=Rules(term=LooksAway)), 370),
-    "no spare in the sweep": (Cast(client=SparesNothing), 0),
-    "a shard number used twice": (Cast(coordinator=UsesNumbersTwice), 4),
-    "a receipt believed of an old incarnation": (Cast(rules=Rules(BelievesFormerLives, HearsFormerLives)), 1),
-    "a taken key is deleted": (Cast(agent=DeletesWhatItFinds), 1),
+    "no term check": Cast(machine=ObeysAnyTerm),
+    "no look at the term": Cast(rules=Rules(term=LooksAway)),
+    "no spare in the sweep": Cast(client=SparesNothing),
+    "a shard number used twice": Cast(coordinator=UsesNumbersTwice),
+    "a receipt believed of an old incarnation": Cast(rules=Rules(BelievesFormerLives, HearsFormerLives)),
+    "a taken key is deleted": Cast(agent=DeletesWhatItFinds),
 }
-"""Each with a seed that is known to show it. When the simulation changes, another may: they are tried in turn."""

@@ -97,7 +97,19 @@ class Reception(Process):
     def open(self) -> None:
         try:
             self.term = self.rules.term(self.store, self.clock, holder=self.name, addresses=[self.host])
-            number = self.term_number = self.term.take()
+            self.term_number = self.term.take()
+        except ConflictError:
+            self.kill()
+        except CkptdError:
+            self.after(1.0, self.open)
+        else:
+            self.world.log(f"{self.name} has term {self.term_number - 1_000_000}")
+            self.judge.took_root(self)
+            self.after(self.world.rng.choice([0.0, 0.0, 3.0, 12.0]), self.open_run)
+
+    def open_run(self) -> None:
+        """Open the run, which a coordinator does not do before it is needed: till then the run has its former owner."""
+        try:
             self.catalog = Catalog(
                 self.store,
                 RUN,
@@ -111,11 +123,10 @@ class Reception(Process):
         except ConflictError:
             self.kill()
         except CkptdError:
-            self.after(1.0, self.open)
+            self.after(1.0, self.open_run)
         else:
-            self.attendance = self.rules.attendance(number, ROOT_ID, self.name)
+            self.attendance = self.rules.attendance(self.term_number, ROOT_ID, self.name)
             self.is_open = True
-            self.world.log(f"{self.name} has term {number - 1_000_000}")
             self.tick()
 
     def tick(self) -> None:

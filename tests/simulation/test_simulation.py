@@ -52,10 +52,9 @@ def test_a_seed_replays_to_the_same_trace() -> None:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_rule_that_is_taken_out_is_missed(name: str) -> None:
-    cast, shows = MUTANTS[name]
     with pytest.raises(BrokenPromiseError):
-        for seed in (shows, *range(1000)):
-            Life(seed, 3, num_saves=40, cast=cast).run()
+        for seed in range(12):
+            Life(seed, 3, num_saves=40, cast=MUTANTS[name]).run()
 
 
 @pytest.mark.parametrize("which", ["all", "those that were published"])

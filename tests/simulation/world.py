@@ -29,9 +29,16 @@ class Process:
         self.world, self.name, self.host = world, name, host
         self.is_dead = False
         self.pauses = 0
+        self._paused_at = self._paused_s = 0.0
         self.backlog: list[Callable[[], None]] = []
         self.ops_until_kill: int | None = None
         self.ops_until_pause: int | None = None
+
+    @property
+    def awake_s(self) -> float:
+        """For how long it has not been paused, on a clock of its own."""
+        now = self._paused_at if self.pauses else self.world.now
+        return now - self._paused_s
 
     def after(self, delay: float, act: Callable[[], None]) -> None:
         """Do something later, unless it is killed by then."""
@@ -57,12 +64,18 @@ class Process:
     def pause(self, for_s: float) -> None:
         """Stop it between two events."""
         self.world.log(f"{self.name} is paused for {for_s:.1f} s")
-        self.pauses += 1
+        self._stop()
         self.world.after(for_s, None, self._go_on)
+
+    def _stop(self) -> None:
+        if not self.pauses:
+            self._paused_at = self.world.now
+        self.pauses += 1
 
     def _go_on(self) -> None:
         self.pauses -= 1
         if not self.pauses:
+            self._paused_s += self.world.now - self._paused_at
             waiting, self.backlog = self.backlog, []
             for act in waiting:  # later, as it may go on in the middle of a request
                 self.after(0.0, act)
@@ -83,7 +96,7 @@ class Process:
 
     def _pause_here(self, for_s: float) -> None:
         self.world.log(f"{self.name} is paused in a request for {for_s:.1f} s")
-        self.pauses += 1
+        self._stop()
         self.world.run_until(self.world.now + for_s)
         self.world.log(f"{self.name} goes on in its request")
         self._go_on()
