@@ -105,7 +105,8 @@ class Reception(Process):
         else:
             self.world.log(f"{self.name} has term {self.term_number - 1_000_000}")
             self.judge.took_root(self)
-            self.after(self.world.rng.choice([0.0, 0.0, 3.0, 12.0]), self.open_run)
+            is_first = len(self.judge.owners) == 1
+            self.after(0.0 if is_first else self.world.rng.choice([0.0, 0.0, 3.0, 12.0]), self.open_run)
 
     def open_run(self) -> None:
         """Open the run, which a coordinator does not do before it is needed: till then the run has its former owner."""
