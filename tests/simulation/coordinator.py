@@ -19,8 +19,8 @@ from ckptd.engine.saves.session import Phase
 from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
 from ckptd.format.entry import Entry
 from ckptd.format.index import encode_index
-from tests.simulation.judge import RUN
-from tests.simulation.reception import NAME, LiveSave, Reception
+from tests.simulation.judge import NAME, RUN
+from tests.simulation.reception import LiveSave, Reception
 
 UINT8 = 4  # TensorFlow's number for it
 

@@ -185,7 +185,7 @@ class Agent(Process):
         else:
             writer.write(0, data)
             self.machine.progress(go.request_id, 0)
-            self.after(self.world.rng.choice([0.05, 0.05, 3.0]) * self.world.rng.random(), lambda: finish(writer))
+            self.after(self.world.rng.choice([0.05, 0.5, 6.0]) * self.world.rng.random(), lambda: finish(writer))
 
     def write_again(self, own: Receipt) -> None:
         """Write a shard once more, after its key was found taken."""

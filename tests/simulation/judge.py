@@ -18,7 +18,7 @@ from ckptd.format.index import Index
 from tests.simulation.bucket import Bucket
 from tests.simulation.world import Process
 
-RUN = "r"
+RUN, NAME = "r", "m"
 STATE_KEY = f"{RUN}/checkpoint"
 KEPT = 3
 LOOKED_S = 6.0  # a former coordinator may add something for so long, being awake; what it hung in may come later
@@ -62,6 +62,8 @@ class Judge:
     """Sequence and step of the latest."""
     reasons: list[str] = field(default_factory=list)
     bucket: Bucket | None = None
+    noted_by: dict[str, Process] = field(default_factory=dict)
+    """By save: the coordinator that has noted it."""
     lives: dict[tuple[int, str], list[str]] = field(default_factory=dict)
     """By term and host: the lives of its agent that attended, in that order."""
 
@@ -92,12 +94,26 @@ class Judge:
             self._check_removal(key)
         elif what == "after put" and key == STATE_KEY:
             self._check_state()
+        elif what == "after put" and key.startswith(f"{RUN}/.ckptd/{NAME}-"):
+            self._check_number(Record.decode(self.object(key) or b"", key), by)
         elif what == "before abort" and key in self.live_keys():
             raise BrokenPromiseError(f"the upload of {key} is aborted, and its save is under way")
 
     def listed(self) -> list[str]:
         state = self.object(STATE_KEY) or b""
         return [each.decode() for each in re.findall(rb'^all_model_checkpoint_paths: "(.+)"$', state, re.MULTILINE)]
+
+    def _check_number(self, record: Record, by: Process) -> None:
+        """No attempt has as many shards as another that is noted, unless a former owner has noted one of them late."""
+        if record.save_id in self.noted_by:
+            return
+        self.noted_by[record.save_id] = by
+        assert self.bucket is not None
+        for key in self.bucket.objects.keys(f"{RUN}/.ckptd", record.prefix + "."):
+            other = Record.decode(self.object(key) or b"", key)
+            authors = {by, self.noted_by[other.save_id]}
+            if other.num_shards == record.num_shards and other != record and not authors & self.replaced_at.keys():
+                raise BrokenPromiseError(f"{record.key} has as many shards as {other.key}")
 
     def _check_removal(self, key: str) -> None:
         """Nothing that is referenced is deleted: the state file refers to indexes, an index to its shards."""

@@ -213,7 +213,10 @@ class Life:
                 each.ops_until_pause = rng.randrange(1, 25)
 
     def another_coordinator(self) -> None:
+        """What the one before has sent may still be on its way."""
         self.start_coordinator()
+        if self.world.rng.random() < 0.5:
+            self.noise()
 
     def _restart(self, host: Host, within: float) -> None:
         self.world.after(within * self.world.rng.random(), None, host.start_agent)

@@ -239,11 +239,8 @@ class Catalog:
             record = replace(record, index_version=self._store.stat(record.index_key).version)
         self._keys.check(record, present)
         self._on_step("begin.record")
-        stat = self._store.put(record.key, record.encode())
+        self._ledger.note_begun(record)
         reserve.keep(self._store, self._run, parts=1)  # the others when nothing waits: `retire`
-        self._ledger.records[record.save_id] = record
-        self._ledger.noted.wrote(record, stat.version)
-        self._ledger.live.add(record.save_id)
 
     def commit(
         self,

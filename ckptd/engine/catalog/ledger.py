@@ -19,7 +19,7 @@ from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import RetentionPolicy
 from ckptd.engine.catalog.state_file import StateFile
 from ckptd.engine.clock import Clock
-from ckptd.errors import ConflictError, NotFoundError
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, UnavailableError
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
 
@@ -118,6 +118,21 @@ class Ledger:
     def confirm_root(self) -> None:
         """Make sure that no other coordinator has the root, before what is no step: sweeps of uploads, other notes."""
         self._confirm_root(0.0)
+
+    def note_begun(self, record: Record) -> None:
+        """Note a save that begins, durably; from here on it is under way."""
+        try:
+            stat = self.store.put(record.key, record.encode())
+        except UnavailableError:
+            # It may be there, and nobody was told of it. Left alone, the next attempt would have the very same keys.
+            try:
+                self.store.delete([record.key])
+            except CkptdError:
+                self.is_stale = True
+            raise
+        self.records[record.save_id] = record
+        self.noted.wrote(record, stat.version)
+        self.live.add(record.save_id)
 
     def note(self, record: Record, **changes: object) -> Record:
         """Note changes in a record of this run, durably; return the record as it is now.

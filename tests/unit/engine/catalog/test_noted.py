@@ -147,3 +147,28 @@ def test_a_request_whose_answer_was_lost_and_that_comes_late_is_no_conflict():
     with pytest.raises(UnavailableError):
         own.change(first)
     assert own.change(second) == second == records.read(inner, record.key)
+
+
+@pytest.mark.parametrize("is_refused", [False, True], ids=["deleted at once", "found by the next attempt"])
+def test_a_save_that_was_noted_without_an_answer_shares_no_key_with_the_next_attempt(is_refused):
+    clock = HandClock()
+    store, refused = bucket(clock), []
+
+    def refuse(number: int, what: str) -> None:
+        if what.startswith(f"delete {RECORD}") and is_refused and not refused:
+            refused.append(what)
+            raise UnavailableError("503, slow down")
+
+    def lose(number: int, what: str) -> None:
+        if what.startswith(f"put {RECORD}1-0-"):
+            raise lost_answer()
+
+    run = Run(HookedStore(store, before=refuse, after=lose), clock)  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError):
+        run.begin(1, writers=("h1", "h2"))
+    assert len(noted(store)) == len(refused)
+    second = run.begin(1, seed=7, writers=("h1", "h2"))
+    keys = [key for each in noted(store) for key in each.shard_keys]
+    assert len(set(keys)) == len(keys)
+    run.commit(second, 7)
+    assert Run(store, clock).steps() == [1]
