@@ -42,7 +42,7 @@ def test_many_agents() -> None:
 def test_without_faults_every_save_is_acknowledged() -> None:
     life = Life(0, 3, num_saves=20, with_faults=False).run()
     assert len(life.saved) == life.num_calls == 21
-    assert life.judge.most_waited_s < 5.0
+    assert life.judge.most_waited_s < 10.0  # an upload takes 6 s at most
 
 
 def test_a_seed_replays_to_the_same_trace() -> None:
