@@ -32,7 +32,7 @@ from ckptd.engine.wording import describe_ranks
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, UnavailableError
 from tests.simulation.bucket import Bucket, BucketClient
 from tests.simulation.hosts import ROOT_ID
-from tests.simulation.judge import KEPT, NAME, RUN, Judge
+from tests.simulation.judge import KEPT, RUN, Judge
 from tests.simulation.world import Network, Process, World, WorldClock
 
 DECLARE_S = 30.0
