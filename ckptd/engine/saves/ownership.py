@@ -74,6 +74,6 @@ class OwnershipWatch:
             self._run.stored.confirm()
         except ConflictError as error:
             self._saves.last_error = str(error)
-            self._saves.abort_all(str(error))
+            self._saves.end_all(error)
         except CkptdError as error:
             logger.warning("cannot tell now whether %s is still ours: %s", self._name, error)

@@ -6,6 +6,7 @@ that comes late is told how the save ended.
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
@@ -27,7 +28,7 @@ from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.surroundings import Surroundings
 from ckptd.engine.saves.views import SaveView
 from ckptd.engine.saves.withdrawals import Withdrawals
-from ckptd.errors import NotFoundError, SessionAbortedError
+from ckptd.errors import CkptdError, NotFoundError, SessionAbortedError
 from ckptd.format.names import prefix_for
 
 _REMEMBERED_SAVES = 64
@@ -321,6 +322,14 @@ class SaveQueue:
         """Begin no more saves."""
         with self._lock:
             self._is_draining = True
+
+    def end_all(self, error: CkptdError) -> None:
+        """End every save that can still be ended, by what has happened to the run."""
+        with self._lock:
+            for save in list(self._live):
+                own = copy.copy(error)
+                own.add_note(f"while saving {save.ref}")
+                save.handle(machine.Failed(own))
 
     def abort_all(self, reason: str) -> None:
         """End every save that can still be ended."""
