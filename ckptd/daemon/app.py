@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import gc
-import importlib
 import json
 import logging
 import os
@@ -28,7 +27,7 @@ from ckptd.daemon.audit_log import AuditLog
 from ckptd.daemon.config import Config
 from ckptd.daemon.hangups import Hangups
 from ckptd.daemon.roles import Role
-from ckptd.engine.journal import JournalEntry, Reserve
+from ckptd.engine.journal import Journal, JournalEntry, Reserve
 from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
 from ckptd.service.certificates import Tls
@@ -41,6 +40,7 @@ from ckptd.wire import addresses, places, versions
 from ckptd.wire.channels import ConnectionLife
 
 if TYPE_CHECKING:
+    from ckptd.daemon.measuring import Measuring
     from ckptd.daemon.web import Web
 
 TICK_S = 0.2
@@ -77,8 +77,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     seen = identity_files.signature(config)
     options = server_options(config, environ)
     exposed = exposure_warnings(options, check_exposure(options), check_http_exposure(options))
-    if config.http is not None:
-        importlib.import_module("ckptd.daemon.web")  # what is missing ends the start before anything is opened
+    measuring = _measuring(config)  # what is missing for it ends the start before anything is opened
     for warning in exposed:
         _log.warning("%s", warning)
     options.priority.check()
@@ -88,11 +87,12 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     if caveat := options.priority.caveat():
         _log.warning("%s", caveat)
     audit = AuditLog(config.audit_log, required=config.audit_required)
-    role = roles.of(config, options, audit, environ)
+    journal = audit if measuring is None else measuring.journal(audit)
+    role = roles.of(config, options, journal, environ)
     with _starting(audit, config, options) as is_up:
         role.open()
         with Ticker(role):
-            return asyncio.run(_serve(role, options, config, audit, is_up, seen, allowed, exposed))
+            return asyncio.run(_serve(role, options, config, audit, journal, measuring, is_up, seen, allowed, exposed))
 
 
 @contextlib.contextmanager
@@ -168,6 +168,8 @@ async def _serve(
     options: ServerOptions,
     config: Config,
     audit: AuditLog,
+    journal: Journal,
+    measuring: Measuring | None,
     is_up: Callable[[Sequence[str]], None],
     seen: identity_files.Signature,
     open_files: int,
@@ -179,7 +181,7 @@ async def _serve(
     # From here on a signal ends us in order, also one that comes before we are ready.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, endings.put_nowait, number.name)
-    server = Server(role.engine, options, audit, role.hosts)
+    server = Server(role.engine, options, journal, role.hosts)
     web: Web | None = None
 
     def use_identities(access: Access, tls: Tls | None, problems: Sequence[str]) -> None:
@@ -191,14 +193,14 @@ async def _serve(
     hangups = Hangups(audit.reopen, files.look_now)
     loop.add_signal_handler(signal.SIGHUP, hangups.came)
     try:
-        web = _web(config, options, server)
+        web = None if measuring is None else _web(config, options, server, measuring)
         listening = await server.start()
         for warning in server.warnings:
             if warning not in exposed:  # it names the port that was chosen
                 _log.warning("%s", warning)
         role.listens(listening)
         if web is not None:
-            web.start()
+            web.start(role.engine)
         await loop.run_in_executor(None, role.begin)
         _announce(listening, role, config, "" if web is None else web.url)
         is_up(listening)
@@ -287,13 +289,20 @@ def _end_as_a_crash_does(config: Config, exit_code: int = SessionAbortedError.ex
     os._exit(exit_code)
 
 
-def _web(config: Config, options: ServerOptions, server: Server) -> Web | None:
-    """Take the port for HTTP, if that is wanted: only then is its code loaded."""
+def _measuring(config: Config) -> Measuring | None:
+    """Begin to measure, if that is to be shown: only then is the code for HTTP loaded."""
     if config.http is None:
         return None
+    from ckptd.daemon import web
+
+    return web.measuring(config)
+
+
+def _web(config: Config, options: ServerOptions, server: Server, measuring: Measuring) -> Web:
+    """Take the port for HTTP."""
     from ckptd.daemon.web import Web
 
-    return Web(config, options, server)
+    return Web(config, options, server, measuring)
 
 
 def _announce(listening: Sequence[str], role: Role, config: Config, http: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ckptd.access.visits import Visit, Visitor
 from ckptd.daemon.config import Config
+from ckptd.engine.front import Engine
 from ckptd.errors import InvalidRequestError
 from ckptd.service.certificates import Tls
 from ckptd.service.exposure import check_http_exposure
@@ -16,9 +17,11 @@ from ckptd.wire import addresses
 from ckptd.wire.addresses import http_url
 
 try:
+    from ckptd.daemon.measuring import Measuring
     from ckptd.web.application import Application
     from ckptd.web.host_names import HostNames
     from ckptd.web.listener import Listener, bind
+    from ckptd.web.metrics_page import MetricsPage
     from ckptd.web.tls import Pem, RenewableTls
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] == "ckptd":
@@ -30,10 +33,15 @@ except ModuleNotFoundError as error:
 _ALIVE_S = 5.0  # an event loop that takes longer does not serve
 
 
+def measuring(config: Config) -> Measuring:
+    """Begin to measure what is to be shown."""
+    return Measuring(config)
+
+
 class Web:
     """The listener of one server. Its methods belong to the server's event loop, but `renew`."""
 
-    def __init__(self, config: Config, options: ServerOptions, server: Server) -> None:
+    def __init__(self, config: Config, options: ServerOptions, server: Server, measuring: Measuring) -> None:
         """Take the port, and let `server` know it, which is not started yet.
 
         Raises:
@@ -48,10 +56,15 @@ class Web:
         host = socket.gethostname()
         names = HostNames([address.host, host, host.partition(".")[0], config.name or "", *advertised])
         daemon = _OfServer(server, asyncio.get_running_loop())
-        self._listener = Listener(Application(daemon, names, {}), listening, self._tls)
+        self._server, self._measuring = server, measuring
+        self._page = MetricsPage(measuring.render)
+        self._listener = Listener(Application(daemon, names, {"/metrics": self._page.answer}), listening, self._tls)
+        self._looking: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Answer from now on."""
+    def start(self, engine: Engine) -> None:
+        """Answer from now on, with what is in `engine`."""
+        self._measuring.look_at(engine, self._server)
+        self._looking = asyncio.create_task(self._measuring.run(self._server))
         self._listener.start()
 
     def renew(self, tls: Tls | None) -> None:
@@ -61,6 +74,9 @@ class Web:
 
     async def stop(self) -> None:
         """Answer no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._page.close()
         await asyncio.get_running_loop().run_in_executor(None, self._listener.stop)
 
 

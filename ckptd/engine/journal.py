@@ -7,7 +7,7 @@ was interrupted, or is under way.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
@@ -35,6 +35,25 @@ class Reserve(Enum):
     ALL = "all"  # it frees something
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of something that has ended, for figures; no record has it.
+
+    Attributes:
+        size_bytes: of the checkpoint.
+        seconds: how long it took.
+        phases_s: how long each phase of a save took, those that it came to the end of.
+        lag_s: of a save of several ranks: how long after the median the last byte of the slowest came.
+        received_bytes: what came here, by the way: ``shm``, ``grpc``.
+    """
+
+    size_bytes: int
+    seconds: float = 0.0
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+    lag_s: float | None = None
+    received_bytes: Mapping[str, int] = field(default_factory=dict)
+
+
 _next_act = itertools.count(1).__next__
 
 
@@ -51,6 +70,7 @@ class JournalEntry:
         reserve: what its record may use of the room that is set aside, so that a full disk can be emptied. All but
             `NONE` is recorded durably before it happens.
         details: what else is known: texts, numbers, lists of texts.
+        measured: returns what was measured of what has ended; called by what needs it, before `Journal.ended` returns.
         act: tells which entry that ends something belongs to which one that began it.
     """
 
@@ -61,21 +81,26 @@ class JournalEntry:
     actors: tuple[Actor, ...] = (DAEMON,)
     reserve: Reserve = Reserve.NONE
     details: Mapping[str, object] = field(default_factory=dict)
+    measured: Callable[[], Measured] | None = field(default=None, compare=False, repr=False)
     act: int = field(default_factory=_next_act, compare=False)
 
-    def ended(self, outcome: str = DONE, details: Mapping[str, object] | None = None) -> JournalEntry:
+    def ended(
+        self,
+        outcome: str = DONE,
+        details: Mapping[str, object] | None = None,
+        measured: Callable[[], Measured] | None = None,
+    ) -> JournalEntry:
         """Return the entry that tells how it ended; `details` are added."""
-        return replace(self, outcome=outcome, details={**self.details, **(details or {})})
+        told = {**self.details, **(details or {})}
+        return replace(self, outcome=outcome, details=told, measured=measured or self.measured)
 
 
 class Journal(Protocol):
-    """Takes entries, from any thread.
+    """Takes entries, from any thread."""
 
-    Attributes:
-        complaint: why the last entry was not kept, in words; "" if it was.
-    """
-
-    complaint: str
+    @property
+    def complaint(self) -> str:
+        """Why the last entry was not kept, in words; "" if it was."""
 
     def begins(self, entry: JournalEntry) -> None:
         """Take what is about to happen.
@@ -104,3 +129,26 @@ class NoJournal:
 
 
 NO_JOURNAL = NoJournal()
+
+
+class Journals:
+    """Several that take the same entries. What the first refuses to record, the others are not told of."""
+
+    def __init__(self, first: Journal, *others: Journal) -> None:
+        """Tell `first` before the others."""
+        self._first, self._all = first, (first, *others)
+
+    @property
+    def complaint(self) -> str:
+        """See `Journal`: the first one's."""
+        return self._first.complaint
+
+    def begins(self, entry: JournalEntry) -> None:
+        """See `Journal`."""
+        for each in self._all:
+            each.begins(entry)
+
+    def ended(self, entry: JournalEntry) -> None:
+        """See `Journal`."""
+        for each in self._all:
+            each.ended(entry)

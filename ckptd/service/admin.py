@@ -120,6 +120,11 @@ class AdminService:
             attending=None if attending is None else hosts_page.attending(attending),
         )
 
+    async def free_bytes(self) -> int | None:
+        """Return how much space the store has said is free; it has a moment to say so again."""
+        facts, _ = await self._facts.look()
+        return facts.free_bytes
+
     async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:
         """Keep a checkpoint whatever retention says, or no longer."""
         run, which = _named(request)

@@ -107,6 +107,7 @@ class Server:
     Attributes:
         http: where its process also listens for HTTP, with the real port; to be set before `start`.
         visitors: lets callers in that come there.
+        free_bytes: returns how much space is free in the store; see `AdminService.free_bytes`.
     """
 
     def __init__(
@@ -135,8 +136,7 @@ class Server:
             root_id="" if isinstance(coordinator.objects, PooledObjects) else coordinator.root.id,
             lease_s=coordinator.settings.lease_s,
         )
-        self._host = host
-        self._coordinator = coordinator
+        self._host, self._coordinator = host, coordinator
         self.arenas: ArenaServer | None = None
         self.streams: StreamProcesses | None = None
         self.hub = Hub(
@@ -160,14 +160,13 @@ class Server:
         self._admin = AdminService(
             coordinator, host, self._pools, save.presences, self._allowances, self._recorder, hosts
         )
-        self._admin.problems = options.problems
-        self._agents = AgentService(
-            hosts, self._pools, Openings(coordinator, self._pools), self._recorder, self._ending
-        )
+        self._admin.problems, self.free_bytes = options.problems, self._admin.free_bytes
+        openings = Openings(coordinator, self._pools)
+        self._agents = AgentService(hosts, self._pools, openings, self._recorder, self._ending)
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),
-            WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._allowances, self._ending),
+            WatchService(self.hub, self._pools, openings, self._allowances, self._ending),
             self._admin,
             self._agents,
         )

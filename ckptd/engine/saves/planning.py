@@ -263,6 +263,12 @@ class Plan:
                 stored.catalog.abandon(self.record)
                 stored.look()  # what could not be undone has been completed
 
+    def progress(self) -> tuple[int, int]:
+        """Return how many bytes of the save have arrived, and of how many; 0 of 0 before its shards are there."""
+        debts = [debt for shard in self.shards for debt in shard.debts().values()]
+        total = sum(debt.total_bytes for debt in debts)
+        return total - sum(debt.owed_bytes for debt in debts), total
+
     def forget(self) -> None:
         """Free what is large, as ended saves are remembered for a while."""
         self.layout, self.shards, self._begun = None, (), []

@@ -205,7 +205,7 @@ class Run:
         with self.lock:
             saves, connected = self.saves.views(), tuple(self.members.connected())
             epoch, world_size = self.members.epoch, self.members.world_size
-        shortage = self._after.shortage
+        shortage, checkpoints = self._after.shortage, tuple(self.stored.checkpoints())
         return RunView(
             self.name,
             epoch,
@@ -213,10 +213,11 @@ class Run:
             connected,
             saves,
             self.stored.latest(),
-            len(self.stored.checkpoints()),
+            len(checkpoints),
             self.saves.last_error,
             problems=(*self.stored.problems_in_words(), *([shortage] if shortage else [])),
             damaged=tuple(self.stored.quarantined()),
+            checkpoints=checkpoints,
         )
 
     # Time and the end.

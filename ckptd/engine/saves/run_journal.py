@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recovery import Fate, RecoveryOutcome
 from ckptd.engine.identity import SaveRef
-from ckptd.engine.journal import DAEMON, DONE, Actor, Journal, JournalEntry, Reserve
+from ckptd.engine.journal import DAEMON, DONE, Actor, Journal, JournalEntry, Measured, Reserve
 from ckptd.errors import CkptdError
 from ckptd.format import names
 
@@ -33,11 +33,18 @@ class RunJournal:
         self._begun[save.save_id] = entry
 
     def save_ended(
-        self, save: SaveRef, actors: tuple[Actor, ...], *, prefix: str = "", error: CkptdError | None = None
+        self,
+        save: SaveRef,
+        actors: tuple[Actor, ...],
+        measured: Callable[[], Measured] | None = None,
+        *,
+        prefix: str = "",
+        error: CkptdError | None = None,
     ) -> None:
         """Tell how a save ended."""
         entry = self._begun.pop(save.save_id, None) or self._of_save(save, actors, prefix)
-        self._journal.ended(entry.ended("committed") if error is None else entry.ended("aborted", _told_of(error)))
+        outcome, told = ("committed", None) if error is None else ("aborted", _told_of(error))
+        self._journal.ended(entry.ended(outcome, told, measured))
 
     def _of_save(self, save: SaveRef, actors: tuple[Actor, ...], prefix: str) -> JournalEntry:
         named = {"prefix": prefix, "save_id": save.save_id, "epoch": save.epoch}
@@ -82,7 +89,13 @@ class RunJournal:
     ) -> JournalEntry:
         named = {"prefix": record.prefix, "save_id": record.save_id, "reason": reason}
         return JournalEntry(
-            event, run=self._run, step=record.step, actors=actors or (DAEMON,), reserve=reserve, details=named
+            event,
+            run=self._run,
+            step=record.step,
+            actors=actors or (DAEMON,),
+            reserve=reserve,
+            details=named,
+            measured=lambda: Measured(record.size_bytes),
         )
 
     @contextmanager

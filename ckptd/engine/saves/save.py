@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from ckptd.engine.catalog import free_space
@@ -28,6 +29,7 @@ from ckptd.engine.saves import session as machine
 from ckptd.engine.saves.answers import settled_by_engine
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.committing import put_in_place
+from ckptd.engine.saves.course import Course
 from ckptd.engine.saves.deadlines import debts_of, waiting_for, why_over
 from ckptd.engine.saves.gone_hosts import why_gone
 from ckptd.engine.saves.planning import Plan
@@ -77,6 +79,7 @@ class Save:
     number: int  # among all saves of its run, in the order in which they began
     session: Session = field(init=False)
     began_at: float = field(init=False)
+    course: Course = field(init=False)
     _reminded_at: float = field(init=False)
     _looked_at: float = float("-inf")
     _failed_at: float | None = None  # when it began to remove what it had written
@@ -92,8 +95,8 @@ class Save:
     _working: threading.Lock = field(default_factory=threading.Lock)  # one of plan, commit and drop at a time
 
     def __post_init__(self) -> None:
-        self.session, self.plan = Session(self.first.world_size), Plan(self.run)
         self.began_at = self._reminded_at = self.run.clock.boot_s()
+        self.session, self.plan, self.course = Session(self.first.world_size), Plan(self.run), Course(self.began_at)
         self.outcome, self.retired = settled_by_engine(), settled_by_engine()
 
     @property
@@ -171,12 +174,6 @@ class Save:
     def _debts(self) -> dict[int, Debt]:
         return debts_of(self.session, self.plan.shards, lambda rank: self.claims[rank].is_safe)
 
-    def progress(self) -> tuple[int, int]:
-        """Return how many bytes of it have arrived, and of how many; 0 of 0 before it is planned."""
-        debts = [debt for shard in self.plan.shards for debt in shard.debts().values()]
-        total = sum(debt.total_bytes for debt in debts)
-        return total - sum(debt.owed_bytes for debt in debts), total
-
     @property
     def is_self_contained(self) -> bool:
         """Whether it goes on by itself: every rank has declared, and what is still missing is in captured memory."""
@@ -245,6 +242,7 @@ class Save:
     def handle(self, event: Event) -> None:
         """Apply an event and start its effects. The run's lock is held."""
         self.session, effects = machine.step(self.session, event)
+        self.course.note(self.session, self.run.clock.boot_s())
         for effect in effects:
             match effect:
                 case machine.MakePlan():
@@ -254,9 +252,7 @@ class Save:
                 case machine.AwaitTurn():
                     self.others.turn_wanted()
                 case machine.Commit():
-                    self._begin(self.commit, failed=machine.CommitFailed)
-                case machine.Announce():
-                    pass  # `_commit` goes on to tell every rank, as it knows the checkpoint.
+                    self._begin(self.commit, failed=machine.CommitFailed)  # it announces, as it knows the checkpoint
                 case machine.Drop(error):
                     self._failed_at = self.run.clock.boot_s()
                     self._begin(self._drop, error)
@@ -356,13 +352,13 @@ class Save:
                     for claim in self.claims.values():
                         claim.keep_in_memory(self.save_id, self.plan.index_crc32c, shard_keys)
                 self.run.stored.look()
-        self.run.journal.save_ended(self.ref, self.actors, prefix=self.first.prefix)  # before any rank hears of it
+                self.course.publishing_at = self.run.stored.stepped_at.get("publish.state")
+        self._tell_end()  # before any rank hears of it
         with self.run.lock:
             self.handle(machine.Committed())
             self.handle(machine.Published())
-            slowest = max(self.claims, key=lambda rank: self.claims[rank].done_at or 0.0)
-            slowest_s = None if (done_at := self.claims[slowest].done_at) is None else done_at - self.began_at
-            log_saved(self.ref, checkpoint, slowest, slowest_s, self.run.clock.boot_s() - self.began_at)
+            slowest = self.course.slowest(self.claims)
+            log_saved(self.ref, checkpoint, *slowest, self.run.clock.boot_s() - self.began_at)
             self._end(checkpoint)
 
     def _drop(self, error: CkptdError) -> None:
@@ -375,9 +371,13 @@ class Save:
         finally:
             if self.plan.record is not None:
                 free_space.measure(error, self.plan.record.size_bytes, self.run.store)
-            self.run.journal.save_ended(self.ref, self.actors, prefix=self.first.prefix, error=error)
+            self._tell_end(error)
             with self.run.lock:
                 self._end(error)
+
+    def _tell_end(self, error: CkptdError | None = None) -> None:
+        measured = partial(self.course.measured, self.claims, self.plan, self.run.clock.boot_s())
+        self.run.journal.save_ended(self.ref, self.actors, measured, prefix=self.first.prefix, error=error)
 
     def _end(self, result: Checkpoint | CkptdError) -> None:
         if isinstance(result, CkptdError):

@@ -345,7 +345,7 @@ def _end_without(save: Save, reasons: Mapping[int, str]) -> None:
 
 
 def _view(save: Save, now: float) -> SaveView:
-    received, total = save.progress()
+    received, total = save.plan.progress()
     return SaveView(
         save=save.ref,
         phase=save.session.phase,
@@ -360,7 +360,7 @@ def _view(save: Save, now: float) -> SaveView:
 
 
 def _owed_bytes(save: Save) -> int | None:
-    received, total = save.progress()
+    received, total = save.plan.progress()
     return total - received if save.plan.shards else None
 
 

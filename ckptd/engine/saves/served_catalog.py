@@ -91,6 +91,7 @@ class ServedCatalog:
         self.problems: tuple[str, ...] = ()
         self.passed_by: tuple[str, ...] = ()
         self.durable_epoch = 0
+        self.stepped_at: dict[str, float] = {}  # when each kind of durable step was begun last, on the boot clock
         self._store, self._name, self._clock, self._undo_s = store, name, clock, undo_s
         self._holder, self._life = holder, life
         self._readers, self._journal = readers, journal
@@ -146,6 +147,7 @@ class ServedCatalog:
             floor=self._floor,
             confirm_root=self._confirm_root,
             removal=self._journal.removal,
+            on_step=lambda step: self.stepped_at.update({step: self._clock.boot_s()}),
         )
 
     def _recover(self) -> None:

@@ -43,7 +43,7 @@ class RunView:
 
     `quarantined` says why it cannot be opened, and what to do; "" for one that is open. `problems` are things about an
     open run that a person should know, such as records that cannot be read. `damaged` are the records of checkpoints
-    that are in quarantine.
+    that are in quarantine, `checkpoints` all others.
     """
 
     run: str
@@ -57,6 +57,7 @@ class RunView:
     quarantined: str = ""
     problems: tuple[str, ...] = ()
     damaged: tuple[Record, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     @classmethod
     def at_rest(cls, run: str, *, quarantined: str = "", problems: tuple[str, ...] = ()) -> RunView:

@@ -1,0 +1,103 @@
+"""Moves figures by what the journal is told: what happens to runs, with what was measured of it.
+
+The same entries as the audit log's, so nothing of the engine or the service calls a figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ckptd.engine.journal import BEGUN, DONE, JournalEntry
+from ckptd.metrics.figures import Figures
+
+_REFUSALS = frozenset({"ConflictError", "InvalidRequestError", "NotPermittedError", "NotNowError", "EvictedError"})
+
+
+class ToldFigures:
+    """A `Journal` (`ckptd.engine.journal`) that counts. Any thread may use it."""
+
+    complaint = ""
+
+    def __init__(self, figures: Figures) -> None:
+        """Count in these."""
+        self._figures = figures
+        self._by_event: dict[str, Callable[[JournalEntry], None]] = {
+            "save": self._save,
+            "remove": self._remove,
+            "quarantine": self._quarantine,
+            "take-over": self._take_over,
+            "evict": self._evict,
+            "refusal": self._refusal,
+            "revoked": self._revoked,
+        }
+
+    def begins(self, entry: JournalEntry) -> None:
+        """See `Journal`: what is only begun has moved nothing."""
+
+    def ended(self, entry: JournalEntry) -> None:
+        """See `Journal`."""
+        count = self._by_event.get(entry.event)
+        if count is not None and entry.outcome != BEGUN:
+            count(entry)
+
+    def _save(self, entry: JournalEntry) -> None:
+        figures = self._figures
+        run, exemplar = figures.runs.label(entry.run), {"save_id": str(entry.details.get("save_id", ""))}
+        error = str(entry.details.get("error", ""))
+        figures.saves.labels(run, _outcome(entry.outcome, error)).inc(exemplar=exemplar)
+        if error == "CorruptionError":
+            figures.checksum_failures.labels("wire").inc()
+        if entry.measured is None:
+            return
+        measured = entry.measured()
+        for path, size_bytes in measured.received_bytes.items():
+            figures.received.labels(path).inc(size_bytes)
+        if entry.outcome != "committed":
+            return
+        figures.save_duration.labels(run).observe(measured.seconds, exemplar)
+        figures.written.labels(figures.store).inc(measured.size_bytes)
+        for phase, seconds in measured.phases_s.items():
+            figures.phase_duration.labels(phase).observe(seconds, exemplar)
+        if measured.lag_s is not None:
+            figures.rank_lag.observe(measured.lag_s, exemplar)
+
+    def _remove(self, entry: JournalEntry) -> None:
+        if entry.outcome != DONE:
+            return
+        reason = str(entry.details.get("reason", ""))
+        known = "retention" if reason.startswith("older than") else "replaced" if "anew" in reason else "other"
+        self._figures.decisions.labels("drop", known).inc()
+        if entry.measured is not None:
+            self._figures.deleted.labels(self._figures.runs.label(entry.run)).inc(entry.measured().size_bytes)
+
+    def _quarantine(self, entry: JournalEntry) -> None:
+        if entry.outcome == DONE:
+            self._figures.checksum_failures.labels("disk").inc()
+
+    def _take_over(self, entry: JournalEntry) -> None:
+        if entry.run:
+            lost = entry.outcome.startswith("lost")
+            self._figures.fenced.labels("run_lost" if lost else "run_taken_back").inc()
+
+    def _evict(self, entry: JournalEntry) -> None:
+        if entry.outcome == DONE:
+            evicted = entry.details.get("evicted", ())
+            self._figures.fenced.labels("evicted").inc(len(evicted) if isinstance(evicted, list | tuple) else 1)
+
+    def _refusal(self, entry: JournalEntry) -> None:
+        left_out = entry.details.get("not_recorded", 0)
+        is_known = any(actor.identity for actor in entry.actors)
+        more = left_out if isinstance(left_out, int) else 0
+        self._figures.denied.labels("forbidden" if is_known else "unauthenticated").inc(1 + more)
+
+    def _revoked(self, entry: JournalEntry) -> None:
+        self._figures.denied.labels("revoked").inc()
+
+
+def _outcome(outcome: str, error: str) -> str:
+    """Say how a save ended: one that could not succeed, one that must not begin, or one that the store let down."""
+    if outcome == "committed":
+        return outcome
+    if error in _REFUSALS:
+        return "refused"
+    return "aborted" if error == "SessionAbortedError" else "failed"
