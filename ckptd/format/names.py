@@ -7,6 +7,7 @@ the name and the step, ``model.ckpt-1200``. Source: TensorFlow ``tensorflow/core
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ckptd.errors import InvalidRequestError
 
@@ -23,6 +24,7 @@ INDEX_SUFFIX = ".index"
 MAX_NAME_BYTES = 1024
 MAX_COMPONENT_BYTES = 200  # a file name may have 255; suffixes such as .data-00000-of-00001 need room
 MAX_STEP = (1 << 63) - 1
+_CHECKED = 1024  # names that are known to be good: thousands of ranks say the same ones in every save
 
 _SHARD = re.compile(r"(?P<prefix>.+)\.data-(?P<shard>\d{5,10})-of-(?P<count>\d{5,10})", re.DOTALL | re.ASCII)
 _STEP = re.compile(r"-(\d+)$", re.ASCII)
@@ -86,6 +88,7 @@ def parse_shard_key(key: str) -> tuple[str, int, int] | None:
     return prefix, shard, count
 
 
+@lru_cache(_CHECKED)
 def check_run_name(name: str) -> str:
     """Return the name of a run if it is one: one or more components separated by ``/``, all below the root.
 
@@ -109,6 +112,7 @@ def check_run_name(name: str) -> str:
     return name
 
 
+@lru_cache(_CHECKED)
 def check_checkpoint_name(name: str) -> str:
     """Return the name of a checkpoint (``model.ckpt``) if it is one component that a run's name may have.
 

@@ -380,4 +380,5 @@ def request_id_from_wire(value: str) -> str:
 
 def text_from_wire(value: str) -> str:
     """Keep what a line of a log can show of a text that is only for people."""
-    return "".join(letter for letter in value[:255] if letter.isprintable())
+    kept = value[:255]
+    return kept if kept.isprintable() else "".join(letter for letter in kept if letter.isprintable())

@@ -66,7 +66,9 @@ class Elsewhere:
     def is_taken(self, record: Record) -> bool:
         """Whether a writer may still write under the keys of a save that is over, or a former owner that began it."""
         is_ours = not record.revived and record.save_id not in self._former
-        if is_ours and set(record.writers) <= self._heard.get(record.save_id, set()):
+        heard = self._heard.get(record.save_id, set())
+        # Of thousands each is heard, one after the other: all of them are looked at once.
+        if is_ours and len(heard) >= len(record.writers) and set(record.writers) <= heard:
             return False
         over_at = record.saved_at if record.published else record.aborted_at
         return over_at is None or self._ledger.clock.wall_s() < over_at + TAKEN_S

@@ -43,7 +43,7 @@ class Attendance:
     lease_s: float = 15.0
     only_boot: str = ""
     fenced_by: int = 0
-    _places: dict[str, _Place] = field(default_factory=dict)
+    _places: OrderedDict[str, _Place] = field(default_factory=OrderedDict)  # who was heard longest ago comes first
     _replaced: OrderedDict[str, AgentLife] = field(default_factory=OrderedDict)  # by incarnation: the later life
 
     def attend(self, hello: Hello, now: float) -> Attached | Fenced | Replaced:
@@ -79,6 +79,7 @@ class Attendance:
                 return Replaced(self.term, place.hello.agent)  # it hung, and wakes up
             self._replace(place.hello.agent, agent)
         self._places[agent.host] = _Place(hello, now)
+        self._places.move_to_end(agent.host)
         return Attached(self.term, self.lease_s)
 
     def _replace(self, former: AgentLife, by: AgentLife) -> None:
@@ -102,6 +103,7 @@ class Attendance:
         if term < self.term or not self.is_present(agent) or self.is_lost(agent.host, now):
             return Fenced(self.term, self.holder)  # it has to attend first, as its ranks have lost their places
         self._places[agent.host].heard_at = now
+        self._places.move_to_end(agent.host)
         return None
 
     def stood_still(self, for_s: float, now: float) -> None:
@@ -142,7 +144,12 @@ class Attendance:
 
     def lost(self, now: float) -> dict[str, float]:
         """Return the hosts whose agents' leases have run out, and for how many seconds they are gone."""
-        return {host: self.silent_s(host, now) for host in self.hosts() if self.is_lost(host, now)}
+        late: dict[str, float] = {}
+        for host, place in self._places.items():
+            if now - place.heard_at <= self.lease_s:
+                break  # so are all that follow: what is looked at several times a second costs nothing for them
+            late[host] = now - place.heard_at
+        return dict(sorted(late.items()))
 
     def whereabouts(self, ranks: Iterable[int], now: float) -> str:
         """Say where these ranks are, host by host; "" when no agent has told of any."""

@@ -135,6 +135,7 @@ class AttendedHosts:
             self._links[hello.agent.host] = send
             self._attended_at[hello.agent.host] = self._clock.boot_s()
             self._lost.pop(hello.agent.host, None)
+        self._places.attended(hello.agent)
         _log.info("the %s attends, with %d saves", hello.agent, len(hello.saves))
         self._submit(hello.agent.host, self._requests.attends, hello.agent.host)
         for carried in hello.saves:

@@ -32,6 +32,12 @@ class _Placed:
 class _Host:
     places: dict[tuple[str, int], _Placed] = field(default_factory=dict)  # by run and rank
     lives: Counter[str] = field(default_factory=Counter)  # how many of them by each life of the agent
+    present: str = ""  # the life that attended last
+
+    @property
+    def has_others(self) -> bool:
+        """Whether it has places by other lives than the one that attended last."""
+        return any(life != self.present for life in self.lives)
 
     def put(self, place: tuple[str, int], placed: _Placed) -> None:
         """Note a place."""
@@ -50,7 +56,7 @@ class _Host:
 
 
 class HostPlaces:
-    """See the module. Thread-safe. What it costs does not grow with the hosts, but for `not_back`: little for each."""
+    """See the module. Thread-safe. What it costs does not grow with the hosts."""
 
     def __init__(self, coordinator: Coordinator, present: Callable[[str], AgentLife | None]) -> None:
         """Begin without places; `present` returns the present life of a host's agent, and must not block."""
@@ -58,6 +64,19 @@ class HostPlaces:
         self._lock = threading.Lock()
         self._changing: dict[str, threading.Lock] = {}  # by host: held while the places of its ranks change
         self._hosts: dict[str, _Host] = {}
+        self._changed: set[str] = set()  # hosts with places by other lives than the present one
+
+    def attended(self, life: AgentLife) -> None:
+        """Note which life of a host's agent is the present one."""
+        with self._lock:
+            self._hosts.setdefault(life.host, _Host()).present = life.incarnation
+            self._look_at(life.host)
+
+    def _look_at(self, host: str) -> None:
+        if self._hosts[host].has_others:
+            self._changed.add(host)
+        else:
+            self._changed.discard(host)
 
     def place(self, host: str, run: str, member: Member, options: RunOptions) -> int:
         """Give a rank of a host its place; return the epoch."""
@@ -68,6 +87,7 @@ class HostPlaces:
             placed = _Placed(member, epoch, "" if life is None else life.incarnation)
             with self._lock:
                 self._hosts.setdefault(host, _Host()).put((run, member.rank), placed)
+                self._look_at(host)
         return epoch
 
     def _changes(self, host: str) -> threading.Lock:
@@ -115,7 +135,7 @@ class HostPlaces:
     def not_back(self, is_late: Callable[[str], bool]) -> list[PlaceKey]:
         """Return the places by former lives of agents whose present life `is_late` with them."""
         with self._lock:
-            lives = [(host, tuple(each.lives)) for host, each in self._hosts.items()]
+            lives = [(host, tuple(self._hosts[host].lives)) for host in sorted(self._changed)]
         late: list[PlaceKey] = []
         for host, by in lives:
             life = self._present(host)
@@ -155,4 +175,7 @@ class HostPlaces:
         host, run, rank = key
         with self._lock:
             found = self._hosts.get(host)
-            return None if found is None else found.take((run, rank))
+            taken = None if found is None else found.take((run, rank))
+            if taken is not None:
+                self._look_at(host)
+            return taken

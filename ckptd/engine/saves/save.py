@@ -44,7 +44,7 @@ from ckptd.errors import (
     SessionAbortedError,
 )
 
-_LOOK_S_A_RANK = 1e-4  # at what thousands owe it looks about once a second, as that costs microseconds for each
+_LOOK_S_A_RANK = 2.5e-4  # at what thousands owe it looks every few seconds, as that costs microseconds for each
 _SLOW_REMOVAL_S = 2.0  # to remove what a failed save wrote: less than a client's grace for our report
 
 

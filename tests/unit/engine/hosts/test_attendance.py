@@ -50,6 +50,24 @@ def test_a_lost_agent_is_named_with_its_ranks_and_what_they_owe():
     assert attendance.whereabouts(range(60, 66), 16.0) == "ranks 64-65: agent on h9 is gone 16 s"
 
 
+def test_those_that_were_heard_last_are_lost_last_whether_they_beat_or_attended_anew():
+    names = [f"h{number}" for number in range(5)]
+    lives = [AgentLife(name, "one", born=1.0) for name in names]
+    attendance = Attendance(3, "root")
+    for life in lives:
+        attendance.attend(Hello(life, "root", 0), 0.0)
+    attendance.hear(lives[1], 3, 10.0)
+    attendance.attend(Hello(lives[0], "root", 0), 11.0)
+    attendance.attend(Hello(AgentLife("h3", "two", born=2.0), "root", 0), 12.0)
+    assert [list(attendance.lost(at)) for at in (15.0, 16.0, 25.5, 26.5, 27.5)] == [
+        [],
+        ["h2", "h4"],
+        ["h1", "h2", "h4"],
+        ["h0", "h1", "h2", "h4"],
+        names,
+    ]
+
+
 def test_an_agent_whose_lease_has_run_out_has_to_attend_again():
     attendance = attended(H1, H9)
     assert attendance.hear(H9, 3, 16.0) == Fenced(3, "the coordinator")
