@@ -138,6 +138,7 @@ class Reception(Process):
         self.take_turns()
         if self.world.rng.random() < 0.1:
             self.guarded(self.term.confirm)
+            self.guarded(lambda: self.catalog.upkeep.take_in_late(()))
             self.guarded(lambda: self.catalog.retire(()))
         self.after(TICK_S, self.tick)
 

@@ -36,13 +36,18 @@ class Elsewhere:
         self._heard: dict[str, set[str]] = {}  # by save: the writers that have heard its end
         self._former: set[str] = set()  # saves that a former owner began, which may hang
 
-    def found(self, records: Collection[Record]) -> None:
-        """Take up what the run holds when it is read; what is there at the first time may go on for a while."""
+    def found(self, records: Collection[Record], new: Collection[str]) -> None:
+        """Take up what the run holds when it is read; what is there at the first time may go on for a while.
+
+        `new` are the saves that were not known: former owners began them.
+        """
         now = self._ledger.clock.boot_s()
         if self._until is None:
             may_go_on = (each for each in records if each.writers and not each.published and each.aborted_at is None)
             self._until = {each.save_id: now + WAIT_S for each in may_go_on}
-            self._former = {each.save_id for each in records if each.writers and not each.published}
+        self._former |= {
+            each.save_id for each in records if each.writers and not each.published and each.save_id in new
+        }
         for record in records:
             if self._until.get(record.save_id, math.inf) <= now:
                 del self._until[record.save_id]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ckptd.engine.catalog import deleting, quarantine, records, recovery
 from ckptd.engine.catalog.commit import SeenState
 from ckptd.engine.catalog.fence import unsigned
+from ckptd.engine.catalog.late_notes import LateNotes
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.read_list import ReadList, list_of, read_list
@@ -32,12 +33,14 @@ class Recoverer:
     """Brings a ledger and what is in its run in step.
 
     Attributes:
+        late: saves that a former owner notes after the run was read.
         unfinished: why `recover` could not note all that it found; None when it has.
     """
 
     def __init__(self, ledger: Ledger, publishing: Publishing, undo: Undo, uncommitted: Uncommitted) -> None:
         """Nothing is read yet."""
         self._ledger, self._publishing, self._undo, self._uncommitted = ledger, publishing, undo, uncommitted
+        self.late = LateNotes(ledger)
         self.unfinished: StorageFullError | None = None
 
     def recover(self, in_use: Collection[str] | None) -> Recovery:
@@ -88,9 +91,10 @@ class Recoverer:
         ledger = self._ledger
         state = ledger.state.read()  # in a store without locks nothing else can publish from here on
         loaded = records.load(ledger.store, ledger.run)
-        ledger.records = {record.save_id: record for record in loaded.found}
+        known, ledger.records = ledger.records, {record.save_id: record for record in loaded.found}
         ledger.noted.found(loaded.found)
-        self._uncommitted.found(loaded.found)
+        self._uncommitted.found(loaded.found, ledger.records.keys() - known.keys())
+        self.late.read(error.key for error in loaded.unreadable)
         read = read_list(ledger.store, ledger.run, ledger.state.key, state, loaded.found)
         ledger.listing, ledger.style = read.listing, read.style
         ledger.incomplete = {record.save_id for record in loaded.found if record.prefix_key in read.problems}
@@ -247,7 +251,8 @@ class Recoverer:
         ledger.listing, ledger.style, ledger.hidden = read.listing, read.style, set()
         ledger.incomplete = set()
         self._publishing.forget()
-        self._uncommitted.found(note.records)
+        self._uncommitted.found(note.records, ledger.records.keys())
+        self.late.read(())
         ledger.is_stale, self.unfinished = False, None
         return True
 

@@ -262,10 +262,10 @@ def _without_doubles(facts: Collection[SaveFacts], live: Collection[Record]) -> 
     return [replace(each, double_of=owner(each.record)) for each in facts]
 
 
-def _belongs_sooner(facts: SaveFacts) -> tuple[bool, bool, int, int]:
+def _belongs_sooner(facts: SaveFacts) -> tuple[bool, bool, int, int, int]:
     """Order the saves that the same shards may belong to, the likeliest first."""
     record = facts.record
-    return not record.published, not facts.shards_are_there, -record.epoch, -record.sequence
+    return not record.published, not facts.shards_are_there, -record.term, -record.epoch, -record.sequence
 
 
 def _is_kept(store: Store, record: Record, attempts: Collection[Record], index: IndexInPlace | None) -> bool:

@@ -5,7 +5,7 @@ In a store without locks a former owner may wake up and still commit one, or del
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 
 from ckptd.engine.catalog import deleting
@@ -22,7 +22,7 @@ class Uncommitted:
         """Know of none; see `found`."""
         self._ledger = ledger
         self.elsewhere = elsewhere
-        self._former: set[str] | None = None  # saves that former owners began; None: not yet known
+        self._former: set[str] = set()  # saves that former owners began
         self._swept_counts: dict[str, set[int]] = {}  # of those that were swept, by prefix: the number of shards
         self._unswept: list[Record] = []  # a former owner might still commit them
 
@@ -31,13 +31,11 @@ class Uncommitted:
         """Whether some were left alone, as a former owner might still commit them."""
         return bool(self._unswept)
 
-    def found(self, records: Iterable[Record]) -> None:
-        """Take up what the run holds when it is read; at the first time these are of former owners."""
-        records = list(records)
-        self.elsewhere.found(records)
+    def found(self, records: Collection[Record], new: Collection[str]) -> None:
+        """Take up what the run holds when it is read; the `new` saves, which were not known, are of former owners."""
+        self.elsewhere.found(records, new)
         self._unswept = []
-        if self._former is None:
-            self._former = {record.save_id for record in records if not record.published}
+        self._former |= {record.save_id for record in records if not record.published and record.save_id in new}
 
     def leave(self, record: Record) -> None:
         """Note that one is not swept now; see `why_not`."""
@@ -89,7 +87,7 @@ class Uncommitted:
         deleting.sweep(ledger.store, record, others=others, on_step=ledger.on_step)
         ledger.forget(record.save_id)
         self.elsewhere.forget(record.save_id)
-        if not ledger.store.has_locks and record.save_id in (self._former or ()):
+        if not ledger.store.has_locks and record.save_id in self._former:
             self._swept_counts.setdefault(record.prefix_key, set()).add(record.num_shards)
 
     def used_counts(self, prefix_key: str) -> set[int]:

@@ -95,6 +95,14 @@ class Upkeep:
         self._take_over()
         self.sequences.go_on_after(max((record.sequence for record in self._ledger.records.values()), default=0))
 
+    def take_in_late(self, in_use: Collection[str]) -> bool:
+        """Look, if it is time, for saves that a former owner noted late; if there are any, do as `recover`."""
+        are_any = self._recoverer.late.look()
+        if are_any:
+            self._publishing.settle(in_use)  # what is published and not noted yet would be taken for as undecided
+            self.recover(in_use)
+        return are_any
+
     @property
     def unfinished(self) -> StorageFullError | None:
         """Why `recover` could not note all that it found; None when it has."""

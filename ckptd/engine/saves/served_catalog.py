@@ -357,10 +357,16 @@ class ServedCatalog:
         return self.catalog.upkeep.is_fenced
 
     def confirm(self) -> None:
-        """Make sure that the run is still ours; `ConflictError` names the present owner."""
+        """Make sure that the run is still ours; `ConflictError` names the present owner.
+
+        What a former owner has noted since it is none is swept, when it is time to look for that.
+        """
         with self.lock:
-            if not self._is_closed:
-                self.catalog.upkeep.confirm(0.0)
+            if self._is_closed:
+                return
+            self.catalog.upkeep.confirm(0.0)
+            if self.catalog.upkeep.take_in_late(self.in_use()):
+                self.look()
 
     def take_back(self, *, was_in_force: bool) -> int | None:
         """Own the run again, as a daemon that is started anew does: what the other owner has saved is part of it.

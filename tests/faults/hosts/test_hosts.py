@@ -180,6 +180,22 @@ def test_a_coordinator_that_hung_has_no_effect_when_another_has_the_root(in_buck
     world.go_well()
 
 
+def test_what_a_coordinator_that_hung_notes_when_another_has_the_root_is_swept_by_that(in_bucket):
+    world = in_bucket
+    zombie = world.coordinator
+    zombie.arm("step.begin.record")
+    world.save()
+    zombie.comes_to("step.begin.record")
+    other = world.start_coordinator("l" if zombie.host.name == "k" else "k")
+    assert set(world.answers()) == {"saved"}
+    before = world.records()
+    zombie.go_on()  # its request was on its way: it notes a save that nobody knows of
+    [late] = eventually(lambda: world.records() - before, zombie.told, within_s=WAIT_S)
+    zombie.popen.wait(WAIT_S)
+    eventually(lambda: world.shared.get(late) is None or world.is_tombstone(late), other.told, within_s=WAIT_S)
+    world.go_well()
+
+
 def test_of_two_coordinators_the_later_one_has_the_root(in_bucket):
     world = in_bucket
     first = world.coordinator

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from ckptd.demo.processes import child_environment
-from ckptd.format import names
 from tests.e2e.killing import left_over
 from tests.e2e.saving_worker import value_of
 from tests.fakes.waiting import eventually
@@ -299,25 +298,26 @@ class World:
             assert (part == value_of(step, rank)).all()
 
     def rubbish(self) -> list[str]:
-        """Return what no checkpoint needs and no record explains.
+        """Return what no checkpoint needs, but records that keep their number of shards from others for a day.
 
-        The record of a save that was not published may stay, with no file of it if the save was aborted. One that was
-        neither, of a coordinator that another has taken over from, has its shards until the next start.
+        These are of saves that are over: aborted, or deleted by retention. Nothing else of such a save is left.
         """
         prefixes = listed(self.shared)
         kept = {prefix: len(files_of(self.shared, prefix)) - 1 for prefix in prefixes}
         rest = left_over(self.shared.found(), kept)
-        explained = {name: self.explained_by(name) for name in rest if _RECORD.fullmatch(name)}
-        shards = {shard for each in explained.values() for shard in each}
-        return [name for name in rest if name not in explained and name not in shards] + self.shared.uploads()
+        return [name for name in rest if not self.is_tombstone(name)] + self.shared.uploads()
 
-    def explained_by(self, record: str) -> list[str]:
-        """Return the shards that may be there because of a record: those of a save that nobody has ended."""
-        said = json.loads(self.shared.get(record) or b"{}")
-        if not said or said["published"] or said["aborted_at"] is not None:
-            return []
-        count = len(said["shard_sizes"])
-        return [names.shard_key(said["prefix"], shard, count) for shard in range(count)]
+    def records(self) -> set[str]:
+        """Return the names of all records."""
+        return {name for name in self.shared.found() if _RECORD.fullmatch(name)}
+
+    def is_tombstone(self, name: str) -> bool:
+        """Whether this is the record of a save that somebody has ended."""
+        data = self.shared.get(name) if _RECORD.fullmatch(name) else None
+        if data is None:
+            return False
+        said = json.loads(data)
+        return bool(said["published"] or said["aborted_at"] is not None)
 
     def close(self) -> None:
         self._over.set()
