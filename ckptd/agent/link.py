@@ -68,6 +68,7 @@ class AgentLink:
         whereabouts: Whereabouts,
         *,
         find_manifest: Callable[[bytes], Manifest],
+        prepare: Callable[[Hello], Hello] = lambda hello: hello,
         on_message: Callable[[FromCoordinator], None],
         on_broken: Callable[[], None],
     ) -> None:
@@ -76,11 +77,13 @@ class AgentLink:
         Args:
             whereabouts: of the coordinator.
             find_manifest: returns what a rank has declared by digest.
+            prepare: completes what is said first, on a thread that may wait.
             on_message: called, from a thread, with what the coordinator says.
             on_broken: called when it can say nothing any more.
         """
         self._whereabouts = whereabouts
         self._find_manifest, self._on_message, self._on_broken = find_manifest, on_message, on_broken
+        self._prepare = prepare
         self._lock = threading.Lock()
         self._address, self._shown = "", NO_CREDENTIALS
         self._stubs: Stubs | None = None
@@ -176,7 +179,7 @@ class AgentLink:
             stubs = self.stubs()
             for carried in hello.saves:
                 self._hand_over(stubs, carried.declaration)
-            for part in in_parts(agents.from_agent_to_wire(hello)):
+            for part in in_parts(agents.from_agent_to_wire(self._prepare(hello))):
                 requests.put(part)
             attending = stubs.agent.Attend(iter(requests.get, None))
             with self._lock:

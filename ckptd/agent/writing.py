@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ckptd.agent.call_table import CallTable
 from ckptd.agent.effects import Effect, Fill, Find, Send, Stop, Tell
@@ -18,6 +19,7 @@ from ckptd.agent.machine import AgentMachine
 from ckptd.agent.other_agents import OtherAgents
 from ckptd.agent.passing_on import AT_ONCE, PassingOn, Ways
 from ckptd.agent.whereabouts import Whereabouts
+from ckptd.engine.catalog.shared_trial import tried
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.hosts.messages import FromCoordinator, Go, HostDeclaration, Receipt, Replaced, SaveEnded
@@ -79,7 +81,11 @@ class Writing:
         self.machine, self.calls, self.lock = machine, CallTable(), threading.RLock()
         self.workers, self._feeders = threads.workers_of(machine.life.host), threads.feeders_of(machine.life.host)
         self.link = AgentLink(
-            whereabouts, find_manifest=find_manifest, on_message=self._heard, on_broken=self.attend_anew
+            whereabouts,
+            find_manifest=find_manifest,
+            prepare=partial(tried, store),
+            on_message=self._heard,
+            on_broken=self.attend_anew,
         )
         self._store, self._clock, self._on_attached = store, clock, on_attached
         self._shares = KnownShares()

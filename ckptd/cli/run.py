@@ -39,6 +39,11 @@ from ckptd.errors import InvalidRequestError
 @click.option("--ca", metavar="FILE", help="With --coordinator: PEM of the authority of its certificate.")
 @click.option("--token-file", metavar="FILE", help="With --coordinator: the token that it requires.")
 @click.option("--name", metavar="NAME", help="Of this host. [default: SLURMD_NODENAME, NODE_NAME or the host name]")
+@click.option(
+    "--shared-directory",
+    is_flag=True,
+    help="The root is a directory that all nodes mount (NFS, Lustre); what that needs is tried at the start.",
+)
 @click.option("--log-dir", metavar="DIR", help="For the daemons' logs. [default: with --job-dir, DIR/logs in that]")
 @click.option(
     "--grace-s",
@@ -65,6 +70,7 @@ def command(
     ca: str | None,
     token_file: str | None,
     name: str | None,
+    shared_directory: bool,
     log_dir: str | None,
     grace_s: float,
     start_s: float,
@@ -87,6 +93,8 @@ def command(
         raise InvalidRequestError("--coordinator names one that runs: --first and --job-dir are for one started here")
     if not coordinators and (ca is not None or token_file is not None):
         raise InvalidRequestError("--ca and --token-file belong to --coordinator")
+    if coordinators and shared_directory:
+        raise InvalidRequestError("--coordinator names one that runs: --shared-directory belongs to its own start")
     node = nodes.node_of(os.environ, is_first=first, expects_others=job_dir is not None)
     if not node.is_alone and not coordinators and job_dir is None:
         raise InvalidRequestError(
@@ -105,6 +113,7 @@ def command(
         ca=ca,
         token_file=token_file,
         name=name,
+        shared_directory=shared_directory,
         log_dir=logs,
         grace_s=grace_s,
         start_s=start_s,

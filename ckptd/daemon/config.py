@@ -102,6 +102,13 @@ class Config:
         least=0.1,
         roles=("coordinator",),
     )
+    shared_directory: bool = _setting(
+        False,
+        "flag",
+        "Of a coordinator: the root is a directory that all hosts mount (NFS, Lustre); what that needs is tried at "
+        "every start.",
+        roles=("coordinator",),
+    )
     listen: tuple[str, ...] = _setting(
         (),
         "texts",

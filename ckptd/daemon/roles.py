@@ -19,6 +19,7 @@ from ckptd.agent.whereabouts import Whereabouts
 from ckptd.daemon import identity_files
 from ckptd.daemon.config import Config
 from ckptd.engine.catalog.root import read_id
+from ckptd.engine.catalog.shared_trial import SharedTrial
 from ckptd.engine.catalog.term import Term
 from ckptd.engine.front import Engine
 from ckptd.engine.journal import Journal
@@ -145,8 +146,9 @@ class Whole:
         self._config = config
         self._holder = LockHolder.here(self._program, str(options.listen[0])).line
         self._scrub: Scrub | None = None
+        self._is_shared = config.role == COORDINATOR and config.shared_directory
         self.engine = Coordinator(
-            open_store(config.root, root_mode=_ROOT_MODE),
+            open_store(config.root, root_mode=_ROOT_MODE, shared=self._is_shared),
             settings=settings_of(config, options.priority),
             holder=self._holder,
             journal=journal,
@@ -195,9 +197,16 @@ class Coordinating(Whole):
         known = reached_at(self._config, bound, socket.gethostname())
         self._term = Term(self.engine.store, self.engine.clock, holder=self._holder, addresses=known)
         self._term.take()
-        only_boot = this_boot() if isinstance(self.engine.store, FileStore) else ""
+        is_directory, trial = isinstance(self.engine.store, FileStore), None
+        if self._is_shared:
+            trial = SharedTrial(self.engine.store, self.engine.clock, self._holder)
+            trial.begin()
         self._hosts = AttendedHosts(
-            self.engine, term=self._term, lease_s=self._config.agent_lease_s, only_boot=only_boot
+            self.engine,
+            term=self._term,
+            lease_s=self._config.agent_lease_s,
+            only_boot=this_boot() if is_directory and trial is None else "",
+            trial=trial,
         )
         self.hosts = self._hosts
 

@@ -142,9 +142,12 @@ def whole(root: str, own: Path, log: Path | None, grace_s: float) -> JobDaemon:
     return JobDaemon("daemon", options, own / "daemon.json", log)
 
 
-def coordinator(root: str, own: Path, log: Path | None, grace_s: float, *, listen: str, job: JobSecrets) -> JobDaemon:
-    """Return the coordinator of a job; `listen` is where its agents reach it."""
+def coordinator(
+    root: str, own: Path, log: Path | None, grace_s: float, *, listen: str, job: JobSecrets, is_shared: bool
+) -> JobDaemon:
+    """Return the coordinator of a job; `listen` is where its agents reach it. `is_shared`: see `--shared-directory`."""
     options = ["--role", "coordinator", "--root", root, "--listen", listen, *_ending(grace_s), *_level(log)]
+    options += ["--shared-directory"] if is_shared else []
     options += ["--tls-cert", job.certificate, "--tls-key", job.key, "--token-file", job.token]
     credentials = Credentials(token=token_file.read(job.token), ca=Path(job.ca).read_bytes())
     return JobDaemon("coordinator", options, own / "coordinator.json", log, credentials)

@@ -61,6 +61,7 @@ class JobOptions:
         ca: the authority that signed its certificate, a path.
         token_file: with the token that it requires, a path.
         name: of this host; None for what the agent finds.
+        shared_directory: the root is a directory that all nodes mount.
         log_dir: of the daemons' logs; None: warnings go to standard error.
         grace_s: how long saves under way are waited for at the end.
         start_s: how long the daemons may take to serve.
@@ -76,6 +77,7 @@ class JobOptions:
     ca: str | None = None
     token_file: str | None = None
     name: str | None = None
+    shared_directory: bool = False
     log_dir: Path | None = None
     grace_s: float = 20.0
     start_s: float = 120.0
@@ -179,7 +181,15 @@ class Job:
         job = secrets_of_job.make(options.job_dir, (host,), own)
         listen, log = daemons.secure(host, options.port), self._log_of("coordinator")
         self._coordinator = self._begun(
-            daemons.coordinator(options.root, own, log, options.grace_s, listen=listen, job=job)
+            daemons.coordinator(
+                options.root,
+                own,
+                log,
+                options.grace_s,
+                listen=listen,
+                job=job,
+                is_shared=options.shared_directory,
+            )
         )
         self._wait(self._coordinator, self._coordinator.serves)
         return job

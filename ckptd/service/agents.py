@@ -46,6 +46,9 @@ Stamp = Callable[[Declaration], Declaration]
 class Attending(Protocol):
     """The hosts whose agents attend: what `ckptd.engine.saves.attended` has."""
 
+    def admit(self, hello: Hello) -> None:
+        """Let an agent pass that may attend; raises why it may not. May block."""
+
     def attend(self, hello: Hello, send: ToAgent, stamp: Stamp) -> FromCoordinator:
         """Let an agent attend."""
 
@@ -156,6 +159,7 @@ class AgentService:
             for part in parts:
                 outgoing.put_nowait(part)
 
+        await self._pools.control("", hosts.admit, hello)
         stamp = self._stamp(call)
         answer = hosts.attend(hello, send, stamp)
         await call.write(agents.from_coordinator_to_wire(_that_hears(answer)))

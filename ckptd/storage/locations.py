@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.base import Store
 from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.local.shared_directory import SharedDirectory
 from ckptd.storage.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ _MEMORY_GUARD = threading.Lock()
 _MEMORY: dict[str, MemoryStore] = {}
 
 
-def open_store(url: str, *, confined: bool = True, patience_s: float | None = None, root_mode: int = 0o777) -> Store:
+def open_store(
+    url: str, *, confined: bool = True, patience_s: float | None = None, root_mode: int = 0o777, shared: bool = False
+) -> Store:
     """Open the store that `url` names: a path, ``file:///path``, ``memory://name``, ``s3://bucket/path``, or what
     fsspec has a package for.
 
@@ -33,6 +36,7 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
         url: a relative path counts from the working directory, ``~`` is left to the shell.
         confined: for local stores, whether symbolic links may lead out of the root, see `LocalStore`.
         root_mode: of a local root, if it has to be created.
+        shared: whether other hosts write to that directory as well, see `SharedDirectory`.
         patience_s: how long a server that does not answer is tried again; None is for unattended programs.
 
     Raises:
@@ -40,7 +44,10 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
     """
     scheme, rest = _split(url)
     if scheme == "file":
-        return LocalStore(rest, confined=confined, root_mode=root_mode)
+        kind = SharedDirectory if shared else LocalStore
+        return kind(rest, confined=confined, root_mode=root_mode)
+    if shared:
+        raise InvalidRequestError(f"{url!r} is no directory: only one can be mounted on several hosts")
     if scheme == "memory":
         name = rest.strip("/")
         with _MEMORY_GUARD:

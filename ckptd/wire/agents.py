@@ -26,6 +26,7 @@ from ckptd.engine.hosts.messages import (
     Receipt,
     Replaced,
     SaveEnded,
+    TrialReport,
 )
 from ckptd.errors import InvalidRequestError
 from ckptd.wire import convert, shares, status, versions
@@ -48,6 +49,7 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
                 members=message.members,
                 saves=[_carried_to_wire(each) for each in message.saves],
                 peer=versions.this_peer(message.agent.incarnation),
+                trial=None if message.trial is None else _trial_to_wire(message.trial),
             )
             return agent_pb2.AgentMessage(hello=hello)
         case Beat(term=term, owed=owed, reading=reading):
@@ -83,6 +85,7 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
                 tuple((convert.text_from_wire(each.name), convert.text_from_wire(each.value)) for each in hello.labels),
                 tuple(hello.members),
                 tuple(_carried_from_wire(each) for each in hello.saves),
+                _trial_from_wire(hello.trial) if hello.HasField("trial") else None,
             )
         case "beat":
             beat = message.beat
@@ -110,6 +113,25 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
             ends = (_end_from_wire(seen),) if seen.save and seen.is_sole else ()
             return Beat(life_from_wire(seen.agent), _term(seen.term), ends=ends)
     raise InvalidRequestError("an agent says what is unknown here")
+
+
+def _trial_to_wire(trial: TrialReport) -> agent_pb2.TrialReport:
+    return agent_pb2.TrialReport(
+        word=trial.word,
+        place=_printable(trial.place),
+        got_lock=trial.got_lock,
+        problem=_printable(trial.problem),
+    )
+
+
+def _printable(text: str) -> str:
+    """Return a text without bytes of a path that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _trial_from_wire(trial: agent_pb2.TrialReport) -> TrialReport:
+    word, place, problem = (convert.text_from_wire(each) for each in (trial.word, trial.place, trial.problem))
+    return TrialReport(word, place, trial.got_lock, problem)
 
 
 def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_pb2.CoordinatorMessage:

@@ -62,8 +62,8 @@ class Attendance:
         if self.only_boot and agent.boot and agent.boot != self.only_boot:
             raise InvalidRequestError(
                 f"the {agent} is on another host than its coordinator, and the root is a directory: what one host "
-                "locks or writes there another may not see in time. Keep the checkpoints of several hosts in a bucket: "
-                "--root s3://BUCKET/PATH"
+                "locks or writes there another may not see in time. Keep the checkpoints of several hosts in a bucket, "
+                "--root s3://BUCKET/PATH, or start the coordinator with --shared-directory, if all hosts mount this one"
             )
         if refusal := self._refusal(hello.highest_term):
             return refusal

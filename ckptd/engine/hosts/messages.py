@@ -125,6 +125,23 @@ class CarriedSave:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialReport:
+    """What an agent found out about a directory that it shares with its coordinator.
+
+    Attributes:
+        word: what it reads where the coordinator has noted one.
+        place: where the directory is on its host.
+        got_lock: it gets the lock that the coordinator holds.
+        problem: why it cannot take part, in words; "" if it can.
+    """
+
+    word: str
+    place: str
+    got_lock: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """An agent attends, again after every break: whatever the coordinator must know of it, as it is now.
 
@@ -136,6 +153,7 @@ class Hello:
         labels: the operator's, as pairs.
         members: the ranks that are connected to it.
         saves: those that it has not heard the end of.
+        trial: what it has found out about a directory that hosts share; None where it tried nothing.
     """
 
     agent: AgentLife
@@ -145,6 +163,7 @@ class Hello:
     labels: tuple[tuple[str, str], ...] = ()
     members: tuple[int, ...] = ()
     saves: tuple[CarriedSave, ...] = ()
+    trial: TrialReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

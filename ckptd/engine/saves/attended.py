@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from ckptd.engine.catalog.shared_trial import SharedTrial
 from ckptd.engine.catalog.term import Term
 from ckptd.engine.hosts.attendance import Attendance
 from ckptd.engine.hosts.messages import (
@@ -47,12 +48,21 @@ _THREADS = 16
 class AttendedHosts:
     """See the module. Thread-safe."""
 
-    def __init__(self, coordinator: Coordinator, *, term: Term, lease_s: float, only_boot: str = "") -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        *,
+        term: Term,
+        lease_s: float,
+        only_boot: str = "",
+        trial: SharedTrial | None = None,
+    ) -> None:
         """Take the agents of a coordinator that is open, and has taken this term.
 
-        `lease_s`: for how long an agent may be silent. `only_boot`: see `Attendance`.
+        `lease_s`: for how long an agent may be silent. `only_boot`: see `Attendance`. `trial` has
+        begun, where hosts share a directory; it ends with this.
         """
-        self.lease_s = lease_s
+        self.lease_s, self._trial = lease_s, trial
         self._clock, self._note_read = coordinator.clock, coordinator.note_read
         self._attendance = Attendance(term.number, coordinator.root.id, term.holder, lease_s, only_boot)
         self._root = RootWatch(term, self._attendance, self._clock)
@@ -76,6 +86,8 @@ class AttendedHosts:
 
     def close(self) -> None:
         """Finish what was begun."""
+        if self._trial is not None:
+            self._trial.end()
         self._workers.close()
 
     @property
@@ -123,6 +135,11 @@ class AttendedHosts:
             send(message, run)
 
     # What agents say
+
+    def admit(self, hello: Hello) -> None:
+        """Let an agent pass that may attend; raises why it may not. May block."""
+        if self._trial is not None:
+            self._trial.check(hello)
 
     def attend(self, hello: Hello, send: ToAgent, stamp: Stamp) -> FromCoordinator:
         """Let an agent attend: from now on it is told by `send` what there is. Returns the answer."""

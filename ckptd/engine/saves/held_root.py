@@ -79,7 +79,7 @@ class HeldRoot:
 
     def _share_above(self) -> None:
         """Keep daemons out of the roots around this one, but for those that we may not write to."""
-        if not self._store.has_locks:
+        if not self._takes_locks:
             return  # in a bucket each run is fenced by itself
         for above in stores_above(self._store):
             try:
@@ -92,6 +92,11 @@ class HeldRoot:
                     f"{self._store.url} is inside {above.url}, which is in use: a directory has one daemon",
                     actual=error.actual,
                 ) from error
+
+    @property
+    def _takes_locks(self) -> bool:
+        """Whether locks keep others out: all of them, or where hosts share a directory at least those of this host."""
+        return self._store.has_locks or isinstance(self._store, FileStore)
 
     @property
     def _guest(self) -> str:
@@ -120,7 +125,7 @@ class HeldRoot:
         Raises:
             ConflictError: another process has the run, or a root that is between ours and the run.
         """
-        if self._owns_all and not self._store.has_locks:
+        if self._owns_all and not self._takes_locks:
             return None
         with ExitStack() as stack:
             for between in self._roots_between(name):
@@ -141,7 +146,7 @@ class HeldRoot:
             ) from error
 
     def _roots_between(self, name: str) -> Iterator[str]:
-        if not self._store.has_locks:
+        if not self._takes_locks:
             return
         above = name
         while above := above.rpartition("/")[0]:

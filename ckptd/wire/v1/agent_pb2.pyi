@@ -118,8 +118,20 @@ class Label(_message.Message):
     value: str
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
+class TrialReport(_message.Message):
+    __slots__ = ("word", "place", "got_lock", "problem")
+    WORD_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    GOT_LOCK_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    word: str
+    place: str
+    got_lock: bool
+    problem: str
+    def __init__(self, word: _Optional[str] = ..., place: _Optional[str] = ..., got_lock: bool = ..., problem: _Optional[str] = ...) -> None: ...
+
 class Hello(_message.Message):
-    __slots__ = ("agent", "root_id", "highest_term", "addresses", "labels", "members", "saves", "peer")
+    __slots__ = ("agent", "root_id", "highest_term", "addresses", "labels", "members", "saves", "peer", "trial")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     ROOT_ID_FIELD_NUMBER: _ClassVar[int]
     HIGHEST_TERM_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +140,7 @@ class Hello(_message.Message):
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     SAVES_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
     agent: AgentLife
     root_id: str
     highest_term: int
@@ -136,7 +149,8 @@ class Hello(_message.Message):
     members: _containers.RepeatedScalarFieldContainer[int]
     saves: _containers.RepeatedCompositeFieldContainer[CarriedSave]
     peer: _common_pb2.Peer
-    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., root_id: _Optional[str] = ..., highest_term: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., members: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[CarriedSave, _Mapping]]] = ..., peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ...) -> None: ...
+    trial: TrialReport
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., root_id: _Optional[str] = ..., highest_term: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., members: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[CarriedSave, _Mapping]]] = ..., peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., trial: _Optional[_Union[TrialReport, _Mapping]] = ...) -> None: ...
 
 class Owed(_message.Message):
     __slots__ = ("save", "bytes", "ranks", "rank_bytes")

@@ -153,5 +153,5 @@ def test_an_agent_on_another_host_is_refused_where_the_root_is_a_directory(serve
             assert isinstance(agents.from_coordinator_from_wire(next(attending)), Attached)
             attending.cancel()
         else:
-            with pytest.raises(grpc.RpcError, match="in a bucket: --root s3://"):
+            with pytest.raises(grpc.RpcError, match="in a bucket, --root s3://.* --shared-directory, if all"):
                 next(attending)
