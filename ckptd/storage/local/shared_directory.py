@@ -8,13 +8,15 @@ keeps a second owner out at its start.
 
 from __future__ import annotations
 
+import random
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.storage.base import Buffer, Lock, ObjectStat
-from ckptd.storage.keys import check_key
+from ckptd.storage.keys import VERSIONS_SUFFIX, check_directory, check_key, join
 from ckptd.storage.local import lock_files
 from ckptd.storage.local.disk import FileStatus
 from ckptd.storage.local.local_reader import read_whole
@@ -22,7 +24,10 @@ from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.mounts import mount_of
 from ckptd.storage.local.os_errors import translated
 from ckptd.storage.local.unfinished import temporary_name
-from ckptd.storage.local.versions import Versions, described, directory_of
+from ckptd.storage.local.versions import Versions, described, directory_of, object_of
+
+_FORGOTTEN_AFTER_S = 86400.0  # as records of saves that hosts write: what hung for longer is not expected back
+_MOST_FORGOTTEN = 8  # at one deletion, which looks at so many
 
 _DOUBTFUL = {
     "nocto": "files that other hosts wrote may be seen late",
@@ -153,6 +158,20 @@ class SharedDirectory(LocalStore):
         for key in self._with_versions(keys) - has_versions:  # a former owner was about to change it
             with translated(key):
                 Versions(self._root, key).bury()
+        if has_versions:
+            self._forget_some(keys[0].rpartition("/")[0])
+
+    def _forget_some(self, directory: str) -> None:
+        """Remove what is left of a few objects that were deleted long ago. Never raises `OSError`."""
+        with suppress(OSError), self._root.opened(check_directory(directory)) as opened:
+            names = {entry.name for entry in self._disk.entries(opened)}
+            gone = [
+                object_of(name) for name in names if name.endswith(VERSIONS_SUFFIX) and object_of(name) not in names
+            ]
+            before_ns = int((time.time() - _FORGOTTEN_AFTER_S) * 1e9)
+            for name in random.sample(gone, min(len(gone), _MOST_FORGOTTEN)):
+                with suppress(OSError):
+                    Versions(self._root, join(directory, name)).forget(before_ns)
 
     def _with_versions(self, keys: Sequence[str]) -> set[str]:
         found: dict[tuple[str, ...], set[str]] = {}

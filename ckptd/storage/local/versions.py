@@ -38,6 +38,11 @@ def directory_of(name: str) -> str:
     return f".{name}{VERSIONS_SUFFIX}"
 
 
+def object_of(name: str) -> str:
+    """Return the name of the object whose versions are in the directory `name`."""
+    return name[1 : -len(VERSIONS_SUFFIX)]
+
+
 def version_of(status: FileStatus) -> str:
     """Return what tells this content from every other. Not the time of change, which a second link changes as well."""
     return f"{status.inode:x}-{status.modified_ns:x}-{status.size_bytes:x}"
@@ -139,6 +144,26 @@ class Versions:
                 if self._bury(stack, directory, seen):
                     return
         raise UnavailableError("other programs keep changing this object", key=self.key)
+
+    def forget(self, before_ns: int) -> None:
+        """Remove what is left of an object that was deleted before this time, by the clock of the file system.
+
+        A process that has hung since then may find the numbers free again.
+        """
+        with ExitStack() as stack:
+            directory = stack.enter_context(self._root.opened(self._parents))
+            chain = self._open_chain(stack, directory)
+            numbers = [] if chain is None else self._numbers(chain)
+            newest = self._open(stack, chain, str(numbers[-1])) if numbers else None
+            if chain is None or newest is None:
+                return
+            status = self._disk.status(newest)
+            if status.modified_ns >= before_ns or not self._is_buried(newest, status):
+                return
+            for number in numbers:
+                self._disk.unlink(chain, str(number))
+            with suppress(OSError):  # it is used again since, and not empty
+                self._disk.remove_directory(directory, directory_of(self._name))
 
     def _check(self, seen: Current, is_new: bool, if_version: str | None) -> None:
         if is_new and seen.status is not None:
@@ -280,6 +305,8 @@ class Versions:
         """Link a file as a version, durably; False when that is another one, or is not the newest any more."""
         try:
             self._disk.link(directory, temporary, chain, str(number))
+        except FileNotFoundError:
+            return False  # the directory of versions was removed in this moment, see `forget`
         except FileExistsError:
             if not self._is_ours(directory, temporary, chain, number):
                 return False

@@ -232,6 +232,22 @@ def test_old_versions_are_removed_and_never_the_newest(store: SharedDirectory, t
     assert store.get(KEY) == b"99"
 
 
+def test_what_is_left_of_a_deleted_object_goes_after_a_day(store: SharedDirectory, tmp_path: Path) -> None:
+    for key in ("run/old", "run/new", "run/back"):
+        seen = store.put(key, b"1")
+        store.replace(key, b"2", if_version=seen.version)
+        store.delete([key])
+    store.put("run/back", b"3")
+    left = {name: tmp_path / "run" / directory_of(name) for name in ("old", "new", "back")}
+    for name in ("old", "back"):
+        os.utime(max(left[name].iterdir(), key=lambda path: int(path.name)), (0, 0))
+    _go_on(store, b"1")
+    store.delete([KEY])
+    assert {name: path.exists() for name, path in left.items()} == {"old": False, "new": True, "back": True}
+    store.put("run/old", b"4")
+    assert (store.get("run/old"), store.get("run/back")) == (b"4", b"3")
+
+
 def test_on_a_full_disk_the_reserve_is_used_and_versions_are_compared(store: SharedDirectory, tmp_path: Path) -> None:
     for number in range(2):
         store.create(f"run/reserve-{number}", 100).finish()
