@@ -66,6 +66,7 @@ class Agent:
         settings: Settings | None = None,
         clock: Clock | None = None,
         again_s: float = 0.5,
+        started_by: str = "",
     ) -> None:
         """Prepare the agent of `host`, which writes to `store`.
 
@@ -78,6 +79,7 @@ class Agent:
             settings: bounds.
             clock: both kinds of time.
             again_s: after this time without an answer a message is sent again.
+            started_by: see `AgentLife`.
         """
         self.store, self.root = store, AgentRoot(root_id)
         self.settings, self.clock = settings or Settings(), clock or SystemClock()
@@ -97,6 +99,7 @@ class Agent:
             clock=self.clock,
             again_s=again_s,
             peer=self._peer,
+            started_by=started_by,
         )
         calls.advertise(addresses)
         self.manifests, self._link, self._seats = calls.manifests, calls.link, calls.seats

@@ -57,11 +57,12 @@ class HostCalls:
         clock: Clock,
         again_s: float,
         peer: common_pb2.Peer,
+        started_by: str,
     ) -> None:
         """Attend nothing yet; the arguments are those of `Agent`."""
         self.store, self.host, self.settings, self.clock = store, host, settings, clock
         self.manifests = KnownManifests()
-        self._machine = AgentMachine(new_life(host, clock), root_id, again_s=again_s, timeout_s=3600.0)
+        self._machine = AgentMachine(new_life(host, clock, started_by), root_id, again_s=again_s, timeout_s=3600.0)
         self._threads = EngineThreads(settings)
         self._writing = Writing(
             store,
@@ -101,6 +102,8 @@ class HostCalls:
                 self._writing.fail(call, "the agent is stopping")
         self._threads.settle(5.0)
         self._is_closed = True
+        with self._lock:
+            self._writing.do(self._machine.end())
         self._writing.close()
         self._threads.close()
         return not left and all(call.checkpoint is not None for call in under_way)
@@ -247,7 +250,8 @@ class HostCalls:
         """See `Engine`."""
         with self._lock:
             view = self._machine.attending(self.link.address, self.clock.boot_s())
-        return replace(view, peers=tuple(self._writing.others.rates()))
+        why_not = "" if view.attends else view.why_not or self.link.why_not
+        return replace(view, why_not=why_not, peers=tuple(self._writing.others.rates()))
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """See `Engine`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from ckptd.engine.hosts.messages import CarriedSave, Go, HostDeclaration, Receipt
+from ckptd.engine.hosts.messages import AgentLife, CarriedSave, Go, HostDeclaration, Receipt
 from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
 
 
@@ -137,3 +137,9 @@ def why_replaced(host: str) -> str:
         f"another agent of {host} has attended since, and this one does nothing any more; "
         "end it, or if they are on two hosts, give each a --name of its own"
     )
+
+
+def describe_other(later: AgentLife) -> str:
+    """Say which agent has the place of one that does nothing any more."""
+    by = f", started by {later.started_by}," if later.started_by else ""
+    return f"another agent of the name {later.host}{by} attends: if it is on another node, give each its --name"

@@ -21,6 +21,7 @@ from ckptd.agent.other_agents import PeerStubs
 from ckptd.agent.whereabouts import Whereabouts, channel_to
 from ckptd.engine.hosts.messages import (
     Attached,
+    Beat,
     DeclareHost,
     Fenced,
     FromAgent,
@@ -45,7 +46,7 @@ _Requests = queue.SimpleQueue[agent_pb2.AgentMessage | None]
 CALL_S = 20.0
 """How long a call that is passed on may take."""
 
-_TELL_S = 10.0
+_TELL_S, _LAST_S = 10.0, 2.0
 _NOTICE_S = 30.0
 _MOST_REASONS = 32
 
@@ -88,6 +89,7 @@ class AgentLink:
         self._address, self._shown = "", NO_CREDENTIALS
         self._stubs: Stubs | None = None
         self._finding = threading.Lock()
+        self._why_not = ""
         self._told_why_not: dict[str, float] = {}  # reasons, and when the log was told
         self._handed_over: set[bytes] = set()
         self._attending: Any = None
@@ -103,19 +105,25 @@ class AgentLink:
         with self._lock:
             return self._address
 
+    @property
+    def why_not(self) -> str:
+        """Why this agent does not attend, as far as that is no answer of its coordinator; "" while it does."""
+        with self._lock:
+            return self._why_not
+
     def start(self) -> None:
         """Begin to tell."""
         self._teller.start()
 
     def close(self) -> None:
         """Say nothing more."""
-        self._outgoing.put(None)
         with self._lock:
             attending, stubs = self._attending, self._stubs
-            self._number, self._heard_by = -1, None
+            self._number = -1
+        self._outgoing.put(None)
+        self._teller.join(_TELL_S)
         if attending is not None:
             attending.cancel()
-        self._teller.join(_TELL_S)
         if stubs is not None:
             stubs.channel.close()
 
@@ -150,6 +158,7 @@ class AgentLink:
         """Log why the coordinator is not attended, and again only after a while: it is tried twice a second."""
         now, reason = time.monotonic(), str(why)
         with self._lock:
+            self._why_not = reason
             told = self._told_why_not
             if reason in told and now - told[reason] < _NOTICE_S:
                 return
@@ -191,7 +200,8 @@ class AgentLink:
             for reply in attending:
                 if (whole := joined.add(reply)) is not None:
                     self._note_if_heard(whole, number, requests)
-                    self._hear(whole)
+                    if isinstance(answer := self._hear(whole), Fenced):
+                        self._log_once("the coordinator does not let this agent attend", NotNowError(answer.holder))
         except grpc.RpcError as error:
             ours = status.from_wire(error, address=self._address)
             with self._lock:
@@ -228,7 +238,9 @@ class AgentLink:
                 said = agents.from_agent_to_wire(message)
                 with self._lock:
                     heard_by = self._heard_by
-                if heard_by is not None:
+                if isinstance(message, Beat) and message.is_last:
+                    stubs.agent.Tell(said, timeout=_LAST_S)  # the call by which it attends is cancelled now
+                elif heard_by is not None:
                     heard_by.put(said)
                 else:
                     self._hear(stubs.agent.Tell(said, timeout=_TELL_S))
@@ -239,14 +251,17 @@ class AgentLink:
             except Exception:  # nor does it tell anything more without this one
                 _log.exception("a bug in ckptd: the coordinator was not told, or its answer was not understood")
 
-    def _hear(self, reply: Any) -> None:
+    def _hear(self, reply: Any) -> FromCoordinator:
         message = agents.from_coordinator_from_wire(reply)
         if isinstance(message, Attached):
             self._whereabouts.attended()
+            with self._lock:
+                self._why_not = ""
         if isinstance(message, Fenced):
             with self._lock:
                 self._handed_over.clear()  # it may be another life, or has forgotten them
         self._on_message(message)
+        return message
 
     def _hand_over(self, stubs: Stubs, said: HostDeclaration) -> None:
         for part in said.parts:

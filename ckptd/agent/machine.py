@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ckptd.agent.effects import Effect, Fill, Find, Send, Stop, Tell
-from ckptd.agent.host_save import HostOutcome, HostSave, PartPhase, why_replaced
+from ckptd.agent.host_save import HostOutcome, HostSave, PartPhase, describe_other, why_replaced
 from ckptd.agent.known_ends import MOST_ENDED, TELL_AGAIN_S, KnownEnds
 from ckptd.engine.hosts.messages import (
     AgentLife,
@@ -60,6 +60,7 @@ class AgentMachine:
         highest_term: the highest that was seen.
         is_attached: whether the coordinator of that term has answered.
         replaced_by: the later life of this host's agent; then this one does nothing any more.
+        why_not: what the coordinator said last, if it was that this agent does not attend.
     """
 
     life: AgentLife
@@ -74,6 +75,7 @@ class AgentMachine:
     highest_term: int = 0
     is_attached: bool = False
     replaced_by: AgentLife | None = None
+    why_not: str = ""
     _saves: dict[str, HostSave] = field(default_factory=dict)  # by request
     _ended: OrderedDict[str, HostSave] = field(default_factory=OrderedDict)
     _ends: KnownEnds = field(default_factory=KnownEnds)
@@ -205,10 +207,10 @@ class AgentMachine:
         match message:
             case Replaced(by=later):
                 return self._give_way(later)
-            case Fenced():
-                self.is_attached = False
+            case Fenced(holder=holder):
+                self.is_attached, self.why_not = False, holder
                 return self._attend(now) if self._may_speak(now) else []
-        self.is_attached, self._heard_at = True, now
+        self.is_attached, self._heard_at, self.why_not = True, now, ""
         match message:
             case Attached(lease_s=lease_s, ends=ends):
                 self.lease_s = lease_s
@@ -221,7 +223,7 @@ class AgentMachine:
 
     def _give_way(self, later: AgentLife) -> list[Effect]:
         """Do nothing any more. No coordinator will say here how saves ended: their ranks are told that, and why."""
-        self.replaced_by, self.is_attached = later, False
+        self.replaced_by, self.is_attached, self.why_not = later, False, describe_other(later)
         outcome = HostOutcome(reason=why_replaced(self.life.host), is_known=False)
         effects: list[Effect] = []
         for save in list(self._saves.values()):
@@ -278,6 +280,10 @@ class AgentMachine:
         """Whether this ends a save, and not only an earlier attempt at it. In one term there is one attempt."""
         return save.go is None or ended.save in ("", save.save) or ended.term > save.go.term
 
+    def end(self) -> list[Effect]:
+        """This life ends in good order, and says nothing any more."""
+        return self._say(replace(self._beat(), is_last=True))
+
     # Time
 
     def tick(self, now: float) -> list[Effect]:
@@ -317,15 +323,9 @@ class AgentMachine:
 
     def attending(self, coordinator: str, now: float) -> AttendingView:
         """Describe for operators what is known of the coordinator at this address."""
-        return AttendingView(
-            self.life.host,
-            coordinator,
-            self.highest_term,
-            self.is_attached,
-            self.silent_s(now),
-            self.lease_s,
-            self.replaced_by is not None,
-        )
+        silent_s, is_replaced = self.silent_s(now), self.replaced_by is not None
+        known = self.life.host, coordinator, self.highest_term, self.is_attached, silent_s, self.lease_s, is_replaced
+        return AttendingView(*known, self.why_not)
 
     def silent_s(self, now: float) -> float | None:
         """Return for how long the coordinator said nothing, None if it never did."""

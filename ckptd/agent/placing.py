@@ -157,9 +157,9 @@ class Seats:
             self.depart(run, member, epoch, for_good)
 
 
-def new_life(host: str, clock: Clock) -> AgentLife:
-    """Return a new life of a host's agent."""
-    return AgentLife(host, secrets.token_hex(16), clock.boot_s(), this_boot())
+def new_life(host: str, clock: Clock, started_by: str = "") -> AgentLife:
+    """Return a new life of a host's agent; `started_by` as in `AgentLife`."""
+    return AgentLife(host, secrets.token_hex(16), clock.boot_s(), this_boot(), started_by)
 
 
 def this_boot() -> str:

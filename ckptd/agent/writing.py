@@ -133,8 +133,7 @@ class Writing:
             if is_current and isinstance(message, Go):
                 self._told_anew(message)
             if isinstance(message, Replaced):
-                host = machine.life.host
-                _log.error("another agent of the name %s has taken over; this one does nothing any more", host)
+                _log.error("%s. This one does nothing any more", machine.why_not)
             if machine.is_attached and (not was_attached or term != machine.highest_term):
                 _log.info("attends the coordinator of term %d as %s", machine.highest_term, machine.life.host)
                 self.workers.submit(self._on_attached)

@@ -39,6 +39,7 @@ def describe(reply: Any) -> dict[str, object]:
             "silent_s": None if attending.silent_s < 0 else attending.silent_s,
             "lease_s": attending.lease_s,
             "replaced": attending.replaced,
+            "why_not": attending.why_not or None,
             "peers": [
                 {
                     "host": peer.host,
@@ -111,6 +112,8 @@ def unattended_words(attending: Any) -> str:
     else:
         lease = output.duration(attending.lease_s)
         found = f"{where} was not heard for {output.duration(attending.silent_s)} (its lease is {lease})"
+    if attending.why_not:
+        found += f": {attending.why_not}"
     return f"the agent of {attending.host} has no coordinator: {found}. New saves wait; restores go on"
 
 

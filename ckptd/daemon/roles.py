@@ -44,6 +44,9 @@ WHOLE, COORDINATOR, AGENT = "whole", "coordinator", "agent"
 HOST_VARIABLES = ("SLURMD_NODENAME", "NODE_NAME")
 """What names the host where --name does not: of SLURM, and by custom of a Kubernetes pod that is told its node."""
 
+STARTED_BY_VARIABLE = "CKPTD_STARTED_BY"
+"""Set by `ckptd run`: which of them this is, in words, as several nodes of a job may be given one name."""
+
 _ROOT_MODE = 0o700  # of a root that we create: the operator decides about other readers
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - recognised, so that it is not advertised
 _OF_EVERY_HOST = ("localhost", "localhost.localdomain")
@@ -237,7 +240,7 @@ class AgentRole:
     def __init__(self, config: Config, options: ServerOptions, environ: Mapping[str, str]) -> None:
         """Open nothing yet."""
         self._config, self._options = config, options
-        self._host = host_name(config, environ)
+        self._host, self._started_by = host_name(config.name, environ), environ.get(STARTED_BY_VARIABLE, "")
         self._store = open_store(config.root)
         credentials_of(config)  # a file that is missing ends the start, and no later call
         for text in config.coordinator:
@@ -260,6 +263,7 @@ class AgentRole:
             root_id=_wait_for_id(self._store),
             coordinator=self._whereabouts,
             settings=settings_of(self._config, self._options.priority),
+            started_by=self._started_by,
         )
 
     def tick(self) -> None:
@@ -286,28 +290,42 @@ class AgentRole:
     @property
     def successor(self) -> str | None:
         """See `Role`: a later life of this agent, or the agent of another host that was given the same name."""
-        if self._agent is None or not self._agent.attending().is_replaced:
+        if self._agent is None or not (known := self._agent.attending()).is_replaced:
             return ""
-        return f"another agent of the name {self._host} has taken over; if it is of another host, give each its --name"
+        return known.why_not
 
     def close(self, grace_s: float = 0.0) -> bool:
         """See `Role`: of its saves the agent that has taken over hears, as their ranks come to it."""
         return not self._attends or self.engine.close(0.0 if self.successor else grace_s)
 
 
-def host_name(config: Config, environ: Mapping[str, str]) -> str:
-    """Return the stable name of this host: what --name says, or SLURM, or Kubernetes, or else the system.
+def host_name(given: str | None, environ: Mapping[str, str]) -> str:
+    """Return the stable name of this host: what --name gives, or SLURM, or Kubernetes, or else the system.
 
     Raises:
-        InvalidRequestError: nothing names it, or not printably.
+        InvalidRequestError: nothing names it, or not so that it can be told from others.
     """
-    named = (config.name, *(environ.get(variable) for variable in HOST_VARIABLES), socket.gethostname())
-    name = next((each.strip() for each in named if each and each.strip()), "")
-    if not name or not name.isprintable() or len(name.encode()) > _MOST_NAME_BYTES or name in _OF_EVERY_HOST:
+    named = [("--name", given), *((each, environ.get(each)) for each in HOST_VARIABLES)]
+    named.append(("the host's own name", socket.gethostname()))
+    said_by, name = next(((by, each.strip()) for by, each in named if each and each.strip()), ("", ""))
+    if why := _wrong_with(name):
+        found = f"{said_by} gives one, but {why}" if said_by else "nothing gives one"
         raise InvalidRequestError(
-            "a host has a name that no other host has, and that stays: pass --name NAME", actual=name[:80]
+            f"an agent needs a name for its host that no other host has, and that stays the same; {found}: pass "
+            "--name NAME",
+            actual=name[:80],
         )
     return name
+
+
+def _wrong_with(name: str) -> str:
+    if not name:
+        return "there is none"
+    if name in _OF_EVERY_HOST:
+        return "every host is called that"
+    if not name.isprintable():
+        return "it has characters that cannot be printed"
+    return f"it is longer than {_MOST_NAME_BYTES} bytes" if len(name.encode()) > _MOST_NAME_BYTES else ""
 
 
 def credentials_of(config: Config) -> Credentials:

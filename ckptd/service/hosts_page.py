@@ -59,6 +59,7 @@ def attending(view: AttendingView) -> admin_pb2.AttendingStatus:
         silent_s=-1.0 if view.silent_s is None else view.silent_s,
         lease_s=view.lease_s,
         replaced=view.is_replaced,
+        why_not=view.why_not,
         peers=[
             admin_pb2.PeerStatus(
                 host=peer.host,

@@ -52,10 +52,10 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
                 trial=None if message.trial is None else _trial_to_wire(message.trial),
             )
             return agent_pb2.AgentMessage(hello=hello)
-        case Beat(term=term, owed=owed, reading=reading):
+        case Beat(term=term, owed=owed, reading=reading, is_last=is_last):
             told = [_owed_to_wire(each) for each in owed]
             ends = [agent_pb2.HeardEnd(save=each.save, request_id=each.request_id) for each in message.ends]
-            beat = agent_pb2.Beat(agent=agent, term=term, owed=told, reading=reading, ends=ends)
+            beat = agent_pb2.Beat(agent=agent, term=term, owed=told, reading=reading, ends=ends, is_last=is_last)
             return agent_pb2.AgentMessage(beat=beat)
         case DeclareHost(term=term, declaration=declaration):
             said = _declaration_to_wire(declaration)
@@ -92,7 +92,7 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
             owed = tuple(_owed_from_wire(each) for each in beat.owed)
             reading = tuple(convert.key_from_wire(each) for each in beat.reading)
             ends = tuple(_end_from_wire(each) for each in beat.ends)
-            return Beat(life_from_wire(beat.agent), _term(beat.term), owed, reading, ends)
+            return Beat(life_from_wire(beat.agent), _term(beat.term), owed, reading, ends, beat.is_last)
         case "declare":
             declare = message.declare
             said = _declaration_from_wire(declare.declaration)
@@ -213,11 +213,14 @@ def life_from_wire(message: agent_pb2.AgentLife) -> AgentLife:
     if not host or host != message.host or not math.isfinite(message.born):
         raise InvalidRequestError("an agent says on which host it is, by a printable name", actual=message.host[:64])
     incarnation = convert.request_id_from_wire(message.incarnation)
-    return AgentLife(host, incarnation, message.born, convert.text_from_wire(message.boot))
+    boot, started_by = convert.text_from_wire(message.boot), convert.text_from_wire(message.started_by)
+    return AgentLife(host, incarnation, message.born, boot, started_by)
 
 
 def _life_to_wire(life: AgentLife) -> agent_pb2.AgentLife:
-    return agent_pb2.AgentLife(host=life.host, incarnation=life.incarnation, born=life.born, boot=life.boot)
+    return agent_pb2.AgentLife(
+        host=life.host, incarnation=life.incarnation, born=life.born, boot=life.boot, started_by=life.started_by
+    )
 
 
 def part_to_wire(part: RankPart) -> agent_pb2.RankPart:

@@ -1,8 +1,10 @@
 """Which agents attend, and which of what they say counts. Pure; time is passed in.
 
 An agent has its place while it is heard, and for a lease after that. A later life of the same host's agent takes the
-place at once; what the former life still says is refused for good, however late it comes. Nothing counts that was said
-in another term: a higher one means that another coordinator has taken over, and then this one is fenced off.
+place at once; what the former life still says is refused for good, however late it comes. What was started by something
+else under the same name waits for the end of that lease; if the first is heard for longer than that, two hosts have one
+name, and the second is refused. Nothing counts that was said in another term: a higher one means that another
+coordinator has taken over, and then this one is fenced off.
 """
 
 from __future__ import annotations
@@ -22,6 +24,15 @@ _MOST_REPLACED = 4096  # lives, remembered
 class _Place:
     hello: Hello
     heard_at: float
+    has_ended: bool = False
+
+
+@dataclass(slots=True)
+class _Waiting:
+    incarnation: str
+    since: float
+    first_heard_at: float | None = None  # after that
+    last_heard_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -45,6 +56,7 @@ class Attendance:
     fenced_by: int = 0
     _places: OrderedDict[str, _Place] = field(default_factory=OrderedDict)  # who was heard longest ago comes first
     _replaced: OrderedDict[str, AgentLife] = field(default_factory=OrderedDict)  # by incarnation: the later life
+    _waiting: dict[str, _Waiting] = field(default_factory=dict)  # by host: the life that waits for its place
 
     def attend(self, hello: Hello, now: float) -> Attached | Fenced | Replaced:
         """Give an agent its place, or keep it there; the answer is for the agent.
@@ -71,16 +83,40 @@ class Attendance:
             return Replaced(self.term, later)
         place = self._places.get(agent.host)
         if place is not None and place.hello.agent.incarnation != agent.incarnation:
-            if agent.boot != place.hello.agent.boot:
+            if agent.follows(place.hello.agent):
+                if agent.born < place.hello.agent.born:
+                    return Replaced(self.term, place.hello.agent)  # it hung, and wakes up
+            elif not place.has_ended and now - place.heard_at <= self.lease_s:
                 # When a host starts anew, no process of before is left. But something that it said may still arrive.
-                if now - place.heard_at <= self.lease_s:
-                    return Fenced(self.term, f"{self.holder}, for which the lease of the {agent} still runs")
-            elif agent.born < place.hello.agent.born:
-                return Replaced(self.term, place.hello.agent)  # it hung, and wakes up
+                return self._wait(agent, place.hello.agent, now)
             self._replace(place.hello.agent, agent)
+            self._waiting.pop(agent.host, None)
+        self._heard(agent, now)
         self._places[agent.host] = _Place(hello, now)
         self._places.move_to_end(agent.host)
         return Attached(self.term, self.lease_s)
+
+    def _wait(self, agent: AgentLife, present: AgentLife, now: float) -> Fenced | Replaced:
+        """Have an agent wait for the lease of the present one; refuse it, once that was heard for longer."""
+        waiting = self._waiting.get(agent.host)
+        if waiting is None or waiting.incarnation != agent.incarnation:
+            self._waiting[agent.host] = waiting = _Waiting(agent.incarnation, now)
+        if waiting.first_heard_at is not None and waiting.last_heard_at - waiting.first_heard_at > self.lease_s:
+            del self._waiting[agent.host]
+            return Replaced(self.term, present)
+        by = f", by {present.started_by}," if present.started_by else ""
+        return Fenced(
+            self.term,
+            f"{self.holder}: another agent of the name {agent.host} was started before{by} and may still be there; if "
+            "it is on another node, give each its --name",
+        )
+
+    def _heard(self, agent: AgentLife, now: float) -> None:
+        """Note that the present agent of a host lives, if another one of its name waits."""
+        if (waiting := self._waiting.get(agent.host)) is not None:
+            waiting.last_heard_at = now
+            if waiting.first_heard_at is None:
+                waiting.first_heard_at = now
 
     def _replace(self, former: AgentLife, by: AgentLife) -> None:
         self._replaced[former.incarnation] = by
@@ -104,7 +140,13 @@ class Attendance:
             return Fenced(self.term, self.holder)  # it has to attend first, as its ranks have lost their places
         self._places[agent.host].heard_at = now
         self._places.move_to_end(agent.host)
+        self._heard(agent, now)
         return None
+
+    def ended(self, agent: AgentLife) -> None:
+        """Hear that an agent ends in good order: no other has to wait for the end of its lease."""
+        if self.is_present(agent):
+            self._places[agent.host].has_ended = True
 
     def stood_still(self, for_s: float, now: float) -> None:
         """Note that the coordinator itself did nothing for a while, and so heard nobody: that is no agent's fault."""

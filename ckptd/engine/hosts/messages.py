@@ -25,12 +25,19 @@ class AgentLife:
         incarnation: a random word, one for each start.
         born: when it started, by a clock that only runs forward while the host is up.
         boot: which time the host is up: within one, the life that was born later is the present one.
+        started_by: what keeps it running and starts it again, in words, where several things may do so under one name
+            while the host is up: `ckptd run` of a node. Empty for a service, of which the host has one.
     """
 
     host: str
     incarnation: str
     born: float = 0.0
     boot: str = ""
+    started_by: str = ""
+
+    def follows(self, other: AgentLife) -> bool:
+        """Whether one of these was started in place of the other, so that the later one is the host's agent."""
+        return (self.boot, self.started_by) == (other.boot, other.started_by)
 
     def __str__(self) -> str:
         return f"agent on {self.host}"
@@ -194,6 +201,7 @@ class Beat:
         owed: what it fills, and how far it is.
         reading: the prefixes, as keys, of the checkpoints that are being read through it.
         ends: of saves that it knows to be over; each is told again until the answer names it.
+        is_last: it ends in good order, so that another may have its place at once.
     """
 
     agent: AgentLife
@@ -201,6 +209,7 @@ class Beat:
     owed: tuple[Owed, ...] = ()
     reading: tuple[str, ...] = ()
     ends: tuple[HeardEnd, ...] = ()
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

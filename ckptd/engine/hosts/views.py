@@ -102,6 +102,7 @@ class AttendingView:
         silent_s: for how long nothing was heard from it; None if it never was.
         lease_s: how long each waits for the other.
         is_replaced: whether a later life of this host's agent has taken over: this one does nothing any more.
+        why_not: why it does not attend, as it heard last; "" while it does, or heard nothing.
         peers: the agents that bytes went to and came from, by host.
     """
 
@@ -112,4 +113,5 @@ class AttendingView:
     silent_s: float | None
     lease_s: float
     is_replaced: bool
+    why_not: str = ""
     peers: tuple[PeerView, ...] = ()

@@ -183,6 +183,9 @@ class AttendedHosts:
             answer = told if is_told else self._root.fenced()
         match message:
             case Beat(agent=agent, owed=owed, reading=reading):
+                if message.is_last:
+                    with self._lock:
+                        self._attendance.ended(agent)
                 for prefix in reading:
                     self._note_read(f"{prefix}{INDEX_SUFFIX}")
                 if owed:

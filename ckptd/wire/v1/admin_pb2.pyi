@@ -125,7 +125,7 @@ class HostPart(_message.Message):
     def __init__(self, run: _Optional[str] = ..., step: _Optional[int] = ..., save_id: _Optional[str] = ..., ranks: _Optional[_Iterable[int]] = ..., declared: bool = ..., sealed: bool = ..., size_bytes: _Optional[int] = ..., owed_bytes: _Optional[int] = ...) -> None: ...
 
 class AttendingStatus(_message.Message):
-    __slots__ = ("host", "coordinator", "term", "attends", "silent_s", "lease_s", "replaced", "peers")
+    __slots__ = ("host", "coordinator", "term", "attends", "silent_s", "lease_s", "replaced", "peers", "why_not")
     HOST_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class AttendingStatus(_message.Message):
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
     host: str
     coordinator: str
     term: int
@@ -142,7 +143,8 @@ class AttendingStatus(_message.Message):
     lease_s: float
     replaced: bool
     peers: _containers.RepeatedCompositeFieldContainer[PeerStatus]
-    def __init__(self, host: _Optional[str] = ..., coordinator: _Optional[str] = ..., term: _Optional[int] = ..., attends: bool = ..., silent_s: _Optional[float] = ..., lease_s: _Optional[float] = ..., replaced: bool = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ...) -> None: ...
+    why_not: str
+    def __init__(self, host: _Optional[str] = ..., coordinator: _Optional[str] = ..., term: _Optional[int] = ..., attends: bool = ..., silent_s: _Optional[float] = ..., lease_s: _Optional[float] = ..., replaced: bool = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., why_not: _Optional[str] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
     __slots__ = ("host", "address", "sent_bytes", "read_bytes", "bytes_per_s")

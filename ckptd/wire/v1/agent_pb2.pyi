@@ -9,16 +9,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentLife(_message.Message):
-    __slots__ = ("host", "incarnation", "born", "boot")
+    __slots__ = ("host", "incarnation", "born", "boot", "started_by")
     HOST_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     BORN_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
+    STARTED_BY_FIELD_NUMBER: _ClassVar[int]
     host: str
     incarnation: str
     born: float
     boot: str
-    def __init__(self, host: _Optional[str] = ..., incarnation: _Optional[str] = ..., born: _Optional[float] = ..., boot: _Optional[str] = ...) -> None: ...
+    started_by: str
+    def __init__(self, host: _Optional[str] = ..., incarnation: _Optional[str] = ..., born: _Optional[float] = ..., boot: _Optional[str] = ..., started_by: _Optional[str] = ...) -> None: ...
 
 class HostDeclaration(_message.Message):
     __slots__ = ("request_id", "run", "step", "ranks", "world_size", "manifest_digest", "size_bytes", "call", "since_term", "parts", "known_layout")
@@ -165,18 +167,20 @@ class Owed(_message.Message):
     def __init__(self, save: _Optional[str] = ..., bytes: _Optional[int] = ..., ranks: _Optional[_Iterable[int]] = ..., rank_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ("agent", "term", "owed", "reading", "ends")
+    __slots__ = ("agent", "term", "owed", "reading", "ends", "is_last")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     OWED_FIELD_NUMBER: _ClassVar[int]
     READING_FIELD_NUMBER: _ClassVar[int]
     ENDS_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_FIELD_NUMBER: _ClassVar[int]
     agent: AgentLife
     term: int
     owed: _containers.RepeatedCompositeFieldContainer[Owed]
     reading: _containers.RepeatedScalarFieldContainer[str]
     ends: _containers.RepeatedCompositeFieldContainer[HeardEnd]
-    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., owed: _Optional[_Iterable[_Union[Owed, _Mapping]]] = ..., reading: _Optional[_Iterable[str]] = ..., ends: _Optional[_Iterable[_Union[HeardEnd, _Mapping]]] = ...) -> None: ...
+    is_last: bool
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., owed: _Optional[_Iterable[_Union[Owed, _Mapping]]] = ..., reading: _Optional[_Iterable[str]] = ..., ends: _Optional[_Iterable[_Union[HeardEnd, _Mapping]]] = ..., is_last: bool = ...) -> None: ...
 
 class DeclareHost(_message.Message):
     __slots__ = ("agent", "term", "declaration")

@@ -279,3 +279,22 @@ def test_the_end_of_another_attempt_is_acknowledged_and_told_to_no_rank():
     assert machine.hear(SaveEnded(3, REQUEST, "other", reason="gone"), 3.0) == [Stop("other")]
     machine.stopped("other")
     assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 3, REQUEST, "s", (RECEIPT,)))]
+
+
+def test_its_last_word_is_that_it_ends_and_without_a_coordinator_it_has_none():
+    machine = AgentMachine(LIFE, "root")
+    assert machine.end() == []
+    machine.hear(Attached(3, 15.0), 0.0)
+    assert machine.end() == [Send(Beat(LIFE, 3, is_last=True))]
+
+
+def test_why_it_does_not_attend_is_known_until_it_does():
+    machine = AgentMachine(LIFE, "root")
+    machine.hear(Fenced(3, "c: another agent of the name h3 was started before"), 0.0)
+    assert machine.attending("c:1", 0.0).why_not == "c: another agent of the name h3 was started before"
+    machine.hear(Attached(3, 15.0), 1.0)
+    assert machine.attending("c:1", 1.0).why_not == ""
+    machine.hear(Replaced(3, AgentLife("h3", "two", 2.0, "", "`ckptd run` on n2")), 2.0)
+    assert machine.attending("c:1", 2.0).why_not.startswith(
+        "another agent of the name h3, started by `ckptd run` on n2"
+    )

@@ -34,21 +34,21 @@ def configured(**settings):
     ],
 )
 def test_a_host_has_the_name_that_the_operator_or_the_scheduler_gives_it(given, environ, expected):
-    assert roles.host_name(configured(name=given), environ) == expected
+    assert roles.host_name(given, environ) == expected
 
 
 def test_else_it_has_the_systems_name(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "trainer-3")
-    assert roles.host_name(configured(), {}) == "trainer-3"
+    assert roles.host_name(None, {}) == "trainer-3"
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
     with pytest.raises(InvalidRequestError, match="--name NAME"):
-        roles.host_name(configured(), {})
+        roles.host_name(None, {})
 
 
 @pytest.mark.parametrize("name", ["a\nb", "x" * 300])
 def test_a_name_that_no_log_can_show_is_refused(name):
     with pytest.raises(InvalidRequestError, match="--name NAME"):
-        roles.host_name(configured(name=name), {})
+        roles.host_name(name, {})
 
 
 def test_what_the_operator_advertises_counts_and_not_where_it_listens():

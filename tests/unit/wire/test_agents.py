@@ -36,7 +36,7 @@ from ckptd.wire import agents, shares
 from ckptd.wire.v1 import agent_pb2
 from tests.fakes.ranks import six_on_three_hosts
 
-LIFE = AgentLife("h1", "i1", 12.5, "boot-3")
+LIFE = AgentLife("h1", "i1", 12.5, "boot-3", "`ckptd run` on n1")
 MEMBER = Member(2, 6, "r2", "h1", 4711)
 SAID = Declaration(SaveRef("runs/r", 3, 5, rank=2, incarnation="r2"), "q2", 6, bytes(32), overwrite=True)
 DECLARED = HostDeclaration(
@@ -57,6 +57,7 @@ TOLD_BY_AGENT = [
     Hello(LIFE, "root", 7, ("h1:7070", "h1b:7070"), (("zone", "a"),), (2, 3), ()),
     Hello(LIFE, "root", 7, saves=(CarriedSave(DECLARED), CarriedSave(DECLARED, "s1", b"d", (RECEIPT,)))),
     Hello(LIFE, "root", 7, saves=(CarriedSave(replace(DECLARED, step=None), "s1", b"d", ()),)),
+    Beat(LIFE, 7, is_last=True),
     Beat(LIFE, 7, (Owed("s1", 1 << 40, ((2, 1 << 39), (5, 1 << 39))),), ("runs/r/m-5",)),
     Beat(LIFE, 7, ends=(HeardEnd("s1", "q"), HeardEnd("s2", "q2"))),
     DeclareHost(LIFE, 7, DECLARED),

@@ -124,6 +124,49 @@ def test_a_host_that_started_anew_takes_its_place_when_the_lease_is_over():
     assert attendance.hear(H1_AGAIN, 3, 17.0) == Replaced(3, anew)
 
 
+def of_run(node: str, incarnation: str, born: float = 1.0) -> AgentLife:
+    return AgentLife("h1", incarnation, born, "boot", f"`ckptd run` on {node}")
+
+
+def test_of_two_nodes_with_one_name_the_first_stays_and_the_second_is_told_why():
+    first, second = of_run("x", "one"), of_run("y", "two", 2.0)
+    attendance = attended(first)
+    for now in range(1, 18):
+        assert attendance.hear(first, 3, float(now)) is None
+        answer = attendance.attend(Hello(second, "root", 3), now + 0.5)
+        assert isinstance(answer, Fenced)
+        assert "another agent of the name h1 was started before, by `ckptd run` on x," in answer.holder
+    assert attendance.hear(first, 3, 18.0) is None
+    assert attendance.attend(Hello(second, "root", 3), 18.5) == Replaced(3, first)
+    assert attendance.hear(first, 3, 19.0) is None
+
+
+def test_one_that_is_not_heard_any_more_gives_way_at_the_end_of_its_lease():
+    first, second = of_run("x", "one"), of_run("y", "two", 2.0)
+    attendance = attended(first)
+    assert attendance.hear(first, 3, 1.0) is None
+    assert isinstance(attendance.attend(Hello(second, "root", 3), 2.0), Fenced)
+    assert attendance.hear(first, 3, 3.0) is None
+    assert isinstance(attendance.attend(Hello(second, "root", 3), 18.0), Fenced)
+    assert attendance.attend(Hello(second, "root", 3), 18.5) == Attached(3, 15.0)
+    assert attendance.hear(first, 3, 19.0) == Replaced(3, second)
+
+
+def test_what_one_thing_has_started_again_takes_the_place_at_once():
+    attendance = attended(of_run("x", "one"))
+    assert attendance.attend(Hello(of_run("x", "two", 2.0), "root", 3), 1.0) == Attached(3, 15.0)
+
+
+def test_for_one_that_has_ended_in_good_order_no_other_waits():
+    first, second = of_run("x", "one"), of_run("y", "two", 2.0)
+    attendance = attended(first)
+    attendance.ended(second)
+    assert isinstance(attendance.attend(Hello(second, "root", 3), 1.0), Fenced)
+    attendance.ended(first)
+    assert attendance.attend(Hello(second, "root", 3), 2.0) == Attached(3, 15.0)
+    assert attendance.attend(Hello(of_run("x", "three", 3.0), "root", 3), 3.0) != Attached(3, 15.0)
+
+
 def test_what_a_coordinator_missed_while_it_stood_still_is_no_silence_of_agents():
     attendance = attended(H1, H9)
     attendance.hear(H1, 3, 10.0)
