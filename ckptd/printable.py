@@ -11,6 +11,11 @@ import re
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with what it counts: ``1 shard``, ``2 shards``, ``2 processes``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
 def printable(text: str, *, lines: bool = False, limit: int | None = None) -> str:
     """Return `text` with everything that is not plainly visible written as Python escapes it.
 

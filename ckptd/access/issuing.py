@@ -85,6 +85,8 @@ def issue(
             made.append(("server", authority.sign_server(hosts, days)))
         made += [(f"client-{name}", authority.sign_client(name, days)) for name in clients]
         _write(place, [file for stem, pair in made for file in pair.files(stem)])
+    except FileExistsError as error:
+        raise ConflictError("another process makes the same certificates at this moment", key=directory) from error
     except OSError as error:
         raise NotPermittedError(f"the certificates cannot be made: {error.strerror}", key=directory) from error
     names = {"ca": "ca", "server": hosts[0] if hosts else ""} | {f"client-{name}": name for name in clients}

@@ -6,6 +6,7 @@ import click
 
 from ckptd.cli import output, served
 from ckptd.cli import progress as progress_bars
+from ckptd.printable import counted
 
 
 @click.command()
@@ -58,7 +59,7 @@ def command(
     if as_json:
         output.emit_json({"source": source.location(source_key), "checkpoint": copied, "published": publish})
         return
-    shards = "1 shard" if copied.num_shards == 1 else f"{copied.num_shards} shards"
+    shards = counted(copied.num_shards, "shard")
     output.tell(f"{copied.prefix}: {output.size(copied.size_bytes)} in {shards}, every checksum verified")
     if publish:
         output.tell("the state file names it as the latest")

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ckptd.cli import output
 from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.printable import counted
 
 if TYPE_CHECKING:
     from ckptd.demo.findings import DemoOutcome
@@ -155,7 +156,8 @@ def _show(outcome: DemoOutcome) -> None:
     )
     output.say()
     output.tell(
-        f"A save stalled training for {output.duration(outcome.stall_s)} (median of {outcome.num_saves} saves, "
+        f"A save stalled training for {output.duration(outcome.stall_s)} "
+        f"(median of {counted(outcome.num_saves, 'save')}, "
         f"slowest worker of each), a step takes {output.duration(outcome.step_s)}; "
         f"durable after {output.duration(outcome.durable_s)}."
     )

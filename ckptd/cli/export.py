@@ -7,6 +7,7 @@ import click
 from ckptd.cli import output, served
 from ckptd.cli import progress as progress_bars
 from ckptd.errors import InvalidRequestError
+from ckptd.printable import counted
 
 
 @click.command()
@@ -101,7 +102,7 @@ def command(
             }
         )
         return
-    output.tell(f"{done.file}: {len(done.exported)} tensors, {output.size(done.size_bytes)}")
+    output.tell(f"{done.file}: {counted(len(done.exported), 'tensor')}, {output.size(done.size_bytes)}")
     for name in done.skipped:
         output.note(f"left out: {name} ({source.facts(name).dtype_name}), which {kind} cannot hold")
 

@@ -6,6 +6,7 @@ import click
 
 from ckptd.cli import output
 from ckptd.cli import progress as progress_bars
+from ckptd.printable import counted
 
 
 @click.command(name="import")
@@ -70,8 +71,8 @@ def command(
         )
         return
     made = done.checkpoint
-    shards = "1 shard" if made.num_shards == 1 else f"{made.num_shards} shards"
-    output.tell(f"{made.prefix}: {len(done.imported)} tensors, {output.size(made.size_bytes)} in {shards}")
+    what, shards = counted(len(done.imported), "tensor"), counted(made.num_shards, "shard")
+    output.tell(f"{made.prefix}: {what}, {output.size(made.size_bytes)} in {shards}")
     if publish:
         output.tell("the state file names it as the latest")
     for name in done.skipped:

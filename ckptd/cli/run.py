@@ -101,6 +101,8 @@ def command(
             f"there are several nodes ({node.said_by}): pass --job-dir, a directory of yours that all of them see, or "
             "--coordinator with the address of one that runs"
         )
+    if coordinators and (advertise is not None or port):
+        raise InvalidRequestError("--advertise and --port are of nodes that find each other by --job-dir")
     logs = None if log_dir is None and job_dir is None else Path(log_dir or f"{job_dir}/logs").absolute()
     options = JobOptions(
         root=root,
@@ -119,4 +121,6 @@ def command(
         start_s=start_s,
     )
     logging.basicConfig(format="ckptd run: %(message)s")
+    if node.caveat and not coordinators:
+        logging.getLogger("ckptd.run").warning("%s", node.caveat)
     return in_two(lambda orders, mask: Job(options, os.environ, orders, mask=mask, note=orders.note).run())

@@ -10,6 +10,7 @@ import click
 from ckptd.cli import output, served
 from ckptd.cli import progress as progress_bars
 from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.printable import counted
 
 if TYPE_CHECKING:
     from ckptd.cli.sources import FileSource
@@ -110,9 +111,8 @@ def command(
     _print_shards(shards)
     total = sum(row.size_bytes for row in tensors)
     output.say()
-    chosen = "" if len(tensors) == len(bundle.names()) else f" of {len(bundle.names())}"
     output.tell(
-        f"{len(tensors)}{chosen} tensors, {output.size(total)} in {len(shards)} shard{'s' * (len(shards) != 1)}"
+        f"{_tensors(len(tensors), len(bundle.names()))}, {output.size(total)} in {counted(len(shards), 'shard')}"
     )
     if looks is not None and plot:
         looks.print_histograms()
@@ -207,8 +207,7 @@ def _show_file(
         output.say()
         output.table("Metadata", ("metadata", "text"), sorted(source.metadata.items()))
     output.say()
-    of_all = "" if len(chosen) == len(source.names()) else f" of {len(source.names())}"
-    output.tell(f"{len(rows)}{of_all} tensors, {output.size(sum(size for _, size in rows))}")
+    output.tell(f"{_tensors(len(rows), len(source.names()))}, {output.size(sum(size for _, size in rows))}")
     if looks is not None and plot:
         looks.print_histograms()
 
@@ -275,3 +274,7 @@ def ranges(numbers: tuple[int, ...]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _tensors(shown: int, in_all: int) -> str:
+    return counted(shown, "tensor") if shown == in_all else f"{shown} of {counted(in_all, 'tensor')}"

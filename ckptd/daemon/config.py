@@ -182,7 +182,7 @@ class Config:
         "Data shards per checkpoint. [default: one per rank, at most 32]",
         least=1,
         optional=True,
-        roles=_OWNERS,
+        roles=("whole",),
     )
     allow_unfenced: bool = _setting(
         False, "flag", "Serve a bucket that ignores conditions, where nothing excludes a second daemon.", roles=_OWNERS

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-from ckptd.printable import printable
+from ckptd.printable import counted, printable
 from ckptd.service.refusal_log import LineBudget
 
 FORMATS = ("human", "json")
@@ -78,7 +78,9 @@ class _LibrariesBounded(logging.Filter):
             bucket.left_out += 1
             return False
         if bucket.left_out:
-            record.msg = f"{record.getMessage()} ({bucket.left_out} more lines of {library} were not logged)"
+            left_out = counted(bucket.left_out, "more line")
+            were = "was" if bucket.left_out == 1 else "were"
+            record.msg = f"{record.getMessage()} ({left_out} of {library} {were} not logged)"
             record.args, bucket.left_out = None, 0
         return True
 

@@ -10,6 +10,7 @@ from ckptd.engine.identity import Member, SaveRef
 from ckptd.engine.replicas import Difference, told
 from ckptd.engine.wording import describe_bytes, describe_seconds
 from ckptd.errors import CkptdError
+from ckptd.printable import counted
 
 logger = logging.getLogger("ckptd.engine")
 
@@ -41,7 +42,7 @@ def log_saved(
     took = describe_seconds(slowest_rank_s) if slowest_rank_s is not None else "it had nothing to send"
     text = (
         f"saved {checkpoint.prefix}: {describe_bytes(checkpoint.size_bytes)} in {describe_seconds(seconds)} "
-        f"({rate:.2f} GB/s), {checkpoint.num_shards} shards, slowest rank {slowest_rank} ({took})"
+        f"({rate:.2f} GB/s), {counted(checkpoint.num_shards, 'shard')}, slowest rank {slowest_rank} ({took})"
     )
     fields = {
         "event": "saved",

@@ -15,7 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ckptd.access import token_file
-from ckptd.errors import UnavailableError
+from ckptd.errors import CkptdError, UnavailableError
 from ckptd.job.attached import BLOCKED
 from ckptd.job.processes import spawn
 from ckptd.job.secrets_of_job import JobSecrets
@@ -28,6 +28,7 @@ ATTACHED = (sys.executable, "-m", "ckptd.job.attached", "serve")
 _OTHER_NET = ("192.0.2.1", 9)  # of no one: nothing is sent there
 _CALL_S = 5.0
 _MOST_LOG_LINES = 15
+_MOST_LOG_BYTES = 64 << 10
 
 
 @dataclass
@@ -41,6 +42,7 @@ class JobDaemon:
         log: its standard output and error; None for ours.
         credentials: what a caller shows it.
         pid: of the process, 0 before the first start.
+        has_served: whether this life of it has listened, as far as anyone has looked.
     """
 
     what: str
@@ -49,12 +51,15 @@ class JobDaemon:
     log: Path | None
     credentials: Credentials = field(default_factory=Credentials)
     pid: int = 0
+    has_served: bool = False
     _leash: int = -1
+    _log_from: int = 0
 
     def start(self, environ: Mapping[str, str]) -> None:
         """Start it: it lives for as long as this process, or until `release`."""
         self.ready_file.unlink(missing_ok=True)
         self.release()
+        self.has_served, self._log_from = False, _size_of(self.log)
         theirs, self._leash = os.pipe()
         output = None if self.log is None else os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         command = (*ATTACHED, "--ready-file", str(self.ready_file), *self.options)
@@ -76,19 +81,13 @@ class JobDaemon:
         with suppress(OSError, ValueError):
             ready = json.loads(self.ready_file.read_text())
             if ready["pid"] == self.pid:
+                self.has_served = True
                 return str(ready["listening"][0])
         return ""
 
     def serves(self) -> bool:
         """Return whether it takes saves."""
-        if not (address := self.address()):
-            return False
-        with closing(self._channel(address)) as channel:
-            try:
-                reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=_CALL_S)
-            except grpc.RpcError:
-                return False
-        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+        return bool(address := self.address()) and serves(address, self.credentials)
 
     def host(self) -> str:
         """Return the name of the host whose agent this is; "" if it is none.
@@ -97,6 +96,12 @@ class JobDaemon:
             CkptdError: it does not answer.
         """
         return self._status().attending.host
+
+    def why_not(self) -> str:
+        """Return why this agent has no coordinator; "" if it does not say."""
+        with suppress(CkptdError):
+            return self._status().attending.why_not
+        return ""
 
     def is_idle(self, but: str) -> bool:
         """Return whether no save is under way, and no host has ranks but this one, whose agent has ended.
@@ -115,7 +120,7 @@ class JobDaemon:
         if not (address := self.address()):
             raise UnavailableError(f"the {self.what} does not serve")
         request = admin_pb2.StatusRequest(peer=versions.this_peer(versions.new_incarnation()))
-        with closing(self._channel(address)) as channel:
+        with closing(_channel(address, self.credentials)) as channel:
             try:
                 reply = methods.Stub(channel, methods.ADMIN).Status(request, timeout=_CALL_S)
             except grpc.RpcError as error:
@@ -123,17 +128,36 @@ class JobDaemon:
         assert isinstance(reply, admin_pb2.StatusReply)
         return reply
 
-    def _channel(self, address: str) -> grpc.Channel:
-        return open_channel(addresses.parse(address), token=self.credentials.token, ca=self.credentials.ca)
-
     def last_words(self) -> str:
-        """Return the end of its log, on lines of their own."""
+        """Return the end of what this life of it has logged, on lines of their own."""
         if self.log is None:
             return ""
-        with suppress(OSError):
-            lines = self.log.read_text(errors="replace").splitlines()[-_MOST_LOG_LINES:]
+        with suppress(OSError), self.log.open("rb") as file:
+            file.seek(max(self._log_from, _size_of(self.log) - _MOST_LOG_BYTES))
+            lines = file.read(_MOST_LOG_BYTES).decode(errors="replace").splitlines()[-_MOST_LOG_LINES:]
             return "".join(f"\n  {line}" for line in lines)
         return ""
+
+
+def _size_of(log: Path | None) -> int:
+    try:
+        return 0 if log is None else log.stat().st_size
+    except OSError:
+        return 0
+
+
+def _channel(address: str, credentials: Credentials) -> grpc.Channel:
+    return open_channel(addresses.parse(address), token=credentials.token, ca=credentials.ca)
+
+
+def serves(address: str, credentials: Credentials) -> bool:
+    """Return whether a daemon at this address takes saves."""
+    with closing(_channel(address, credentials)) as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=_CALL_S)
+        except grpc.RpcError:
+            return False
+    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def whole(root: str, own: Path, log: Path | None, grace_s: float) -> JobDaemon:
@@ -149,8 +173,7 @@ def coordinator(
     options = ["--role", "coordinator", "--root", root, "--listen", listen, *_ending(grace_s), *_level(log)]
     options += ["--shared-directory"] if is_shared else []
     options += ["--tls-cert", job.certificate, "--tls-key", job.key, "--token-file", job.token]
-    credentials = Credentials(token=token_file.read(job.token), ca=Path(job.ca).read_bytes())
-    return JobDaemon("coordinator", options, own / "coordinator.json", log, credentials)
+    return JobDaemon("coordinator", options, own / "coordinator.json", log, job.credentials())
 
 
 def agent(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -18,12 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptd.client.paths.environment import TOKEN_VARIABLE
-from ckptd.errors import CkptdError, NotPermittedError, SessionAbortedError, UnavailableError
-from ckptd.job import daemons, secrets_of_job
+from ckptd.daemon.roles import STARTED_BY_VARIABLE, host_name
+from ckptd.engine.catalog.root import read_id
+from ckptd.errors import CkptdError, ConflictError, NotPermittedError, SessionAbortedError, UnavailableError
+from ckptd.job import daemons, note_of_job, secrets_of_job
 from ckptd.job.daemons import JobDaemon
 from ckptd.job.nodes import Node
-from ckptd.job.processes import Children, adopt_orphans, spawn
+from ckptd.job.note_of_job import JobNote
+from ckptd.job.processes import Children, adopt_orphans, how_it_ended, spawn
+from ckptd.job.restarts import Restarts
 from ckptd.job.secrets_of_job import JobSecrets
+from ckptd.job.waits import Wait
+from ckptd.printable import counted
+from ckptd.storage.locations import open_store
 from ckptd.wire.addresses import MAX_SOCKET_PATH
 from ckptd.wire.places import ADDRESS_VARIABLE
 
@@ -38,9 +46,7 @@ _LEFTOVERS_S = 5.0  # for what a trainer has left behind
 _LEAST_S = 10.0  # for saves under way, however long the trainer took to end after SIGTERM
 _TAIL_S = 20.0  # for a daemon to end, after its grace time
 _AT_ONCE_S = 2.0  # for one that has been told to end at once
-_RESTART_S = 1.0
-_MOST_RESTARTS = 20
-_NOTICE_S = 30.0
+_PAUSE_S = 0.5
 _LONGEST_NAME = "/ckptd.sock.arena.4194304"
 
 _log = logging.getLogger("ckptd.run")
@@ -115,8 +121,10 @@ class Job:
         self._coordinator: JobDaemon | None = None
         self._own = Path()
         self._host, self._trainer = "", 0
+        self._name = f"`ckptd run` {secrets.token_hex(3)} on {os.uname().nodename}"
+        self._root_id = ""
         self._told_at: float | None = None
-        self._restarts: dict[str, list[float]] = {}
+        self._restarts = Restarts()
 
     def run(self) -> int:
         """Run the node to its end, and return the exit code.
@@ -159,6 +167,7 @@ class Job:
         elif options.coordinator:
             self._agent = self._begun(self._agent_of(self._towards_given()))
         else:
+            host_name(options.name, self._environ)  # before anything is started
             host = options.advertise or daemons.reached_at()
             job = self._find_secrets(host)
             towards = ["--ca", job.ca, "--coordinator-token-file", job.token]
@@ -177,8 +186,13 @@ class Job:
         options, own = self._options, self._own
         assert options.job_dir is not None, "the command line requires it"
         if not options.node.is_first:
-            return secrets_of_job.wait_for(options.job_dir, (host,), own, options.start_s, lambda: self._hear(0))
+            job = secrets_of_job.wait_for(options.job_dir, (host,), own, options.start_s, self._pause)
+            note_of_job.check_root(options.job_dir, options.root, options.start_s, self._pause)
+            return job
         job = secrets_of_job.make(options.job_dir, (host,), own)
+        note_of_job.check_only_first(
+            options.job_dir, lambda at: daemons.serves(at, job.credentials()), options.start_s, self._pause
+        )
         listen, log = daemons.secure(host, options.port), self._log_of("coordinator")
         self._coordinator = self._begun(
             daemons.coordinator(
@@ -192,7 +206,18 @@ class Job:
             )
         )
         self._wait(self._coordinator, self._coordinator.serves)
+        self._root_id = read_id(open_store(options.root)) or ""
+        self._note_job(self._coordinator.address())
         return job
+
+    def _note_job(self, coordinator: str) -> None:
+        """Tell the other nodes, and whichever takes itself for the first, where the coordinator of the job is."""
+        assert self._options.job_dir is not None, "the command line requires it"
+        JobNote(self._options.root, self._root_id, coordinator, self._name).write(self._options.job_dir)
+
+    def _pause(self) -> None:
+        self._hear(0)
+        signal.sigtimedwait({signal.SIGCHLD}, _PAUSE_S)
 
     def _towards_given(self) -> list[str]:
         options = self._options
@@ -200,9 +225,12 @@ class Job:
         towards += [] if options.ca is None else ["--ca", options.ca]
         return towards + ([] if options.token_file is None else ["--coordinator-token-file", options.token_file])
 
-    def _begun(self, daemon: JobDaemon) -> JobDaemon:
-        daemon.start(self._environ)
+    def _start_daemon(self, daemon: JobDaemon) -> None:
+        daemon.start({**self._environ, STARTED_BY_VARIABLE: self._name})
         self._note(daemon.pid)
+
+    def _begun(self, daemon: JobDaemon) -> JobDaemon:
+        self._start_daemon(daemon)
         self._daemons.append(daemon)
         return daemon
 
@@ -215,29 +243,37 @@ class Job:
             raise NotPermittedError(
                 f"the directory for logs cannot be made: {error.strerror}", key=str(self._options.log_dir)
             ) from error
-        name = self._options.name or self._environ.get("SLURMD_NODENAME") or os.uname().nodename
-        return self._options.log_dir / f"{name}-{what}.log"
+        named = [host_name(self._options.name, self._environ)]
+        named += [] if self._options.name is None else [os.uname().nodename]  # in case two nodes were given one
+        named += [] if self._options.node.number is None else [str(self._options.node.number)]
+        return self._options.log_dir / f"{'.'.join(named)}-{what}.log"
 
     def _wait(self, daemon: JobDaemon, is_there: Callable[[], bool]) -> None:
-        until = time.monotonic() + self._options.start_s
-        told_at = time.monotonic()
+        wait = Wait(self._options.start_s)
         while not is_there():
             self._hear(0)
             if (code := self._children.code(daemon.pid)) is not None:
                 _tell_last_words(daemon)
-                raise UnavailableError(f"the {daemon.what} ended at its start, {_how(code)}", key=self._options.root)
-            now = time.monotonic()
-            if now >= until:
+                if code == ConflictError.exit_code and daemon.has_served:
+                    raise ConflictError(f"the {daemon.what} ended at its start: {self._whose_place()}")
+                raise UnavailableError(
+                    f"the {daemon.what} ended at its start, {how_it_ended(code)}", key=self._options.root
+                )
+            if wait.is_over:
                 _tell_last_words(daemon)
                 raise UnavailableError(
                     f"the {daemon.what} takes no saves {self._options.start_s:g} s after its start: {self._why(daemon)}"
                 )
-            if now - told_at >= _NOTICE_S:
-                told_at = now
-                _log.warning("waiting for the %s: %s", daemon.what, self._why(daemon))
+            wait.goes_on(lambda: f"the {daemon.what}: {self._why(daemon)}")
             signal.sigtimedwait({signal.SIGCHLD}, _LOOK_S)
 
+    def _whose_place(self) -> str:
+        name = host_name(self._options.name, self._environ)
+        return f"another one of the name {name} attends. Give each node a --name of its own"
+
     def _why(self, daemon: JobDaemon) -> str:
+        if daemon is self._agent and (known := daemon.why_not()):
+            return known
         if daemon is self._agent and self._options.coordinator:
             return f"it has no coordinator: none lets it attend at {', '.join(self._options.coordinator)}"
         if daemon is self._agent and not self._options.node.is_first:
@@ -281,19 +317,16 @@ class Job:
 
     def _restart_what_ended(self) -> None:
         for daemon in self._daemons:
-            code = self._children.code(daemon.pid)
-            times = self._restarts.setdefault(daemon.what, [])
-            if code is None or len(times) > _MOST_RESTARTS:
-                continue
-            if times and time.monotonic() - times[-1] < _RESTART_S * min(len(times), 30):
-                continue
-            times.append(time.monotonic())
-            if len(times) > _MOST_RESTARTS:
-                _log.error("the %s has ended %d times; it is not started again", daemon.what, len(times))
-                continue
-            _log.warning("the %s ended, %s; it is started again%s", daemon.what, _how(code), daemon.last_words())
-            daemon.start(self._environ)
-            self._note(daemon.pid)
+            if (code := self._children.code(daemon.pid)) is None:
+                self._look_at(daemon)
+            elif self._restarts.is_due(daemon, code):
+                self._start_daemon(daemon)
+
+    def _look_at(self, daemon: JobDaemon) -> None:
+        """See when one that was started again serves."""
+        if not daemon.has_served and (address := daemon.address()) and daemon is self._coordinator:
+            with suppress(CkptdError):
+                self._note_job(address)
 
     # The end
 
@@ -301,7 +334,7 @@ class Job:
         """End the daemons in order, once saves under way are published; return the exit code of the node."""
         left = self._children.end_descendants([daemon.pid for daemon in self._daemons], _LEFTOVERS_S)
         if left:
-            _log.warning("the trainer left %d %s behind; ended", left, "process" if left == 1 else "processes")
+            _log.warning("the trainer left %s behind; ended", counted(left, "process", "processes"))
         began = time.monotonic() if self._told_at is None else self._told_at
         until = max(began + self._options.grace_s, time.monotonic() + _LEAST_S)
         is_lost = self._finish(self._serving(), until)
@@ -338,7 +371,7 @@ class Job:
             return True
         code = self._children.code(daemon.pid)
         if code not in (0, SessionAbortedError.exit_code):
-            _log.warning("the %s ended, %s%s", daemon.what, _how(code or 0), daemon.last_words())
+            _log.warning("the %s ended, %s%s", daemon.what, how_it_ended(code or 0), daemon.last_words())
         return code == SessionAbortedError.exit_code
 
     def _end_all(self) -> None:
@@ -356,10 +389,6 @@ def _tell_last_words(daemon: JobDaemon) -> None:
     """Log them: an error's message is one line."""
     if words := daemon.last_words():
         _log.warning("the log of the %s ends:%s", daemon.what, words)
-
-
-def _how(code: int) -> str:
-    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
 
 def _short_directory() -> str:

@@ -21,11 +21,23 @@ class Node:
         is_first: whether the coordinator runs here.
         is_alone: whether there are no others.
         said_by: what said so, for messages.
+        number: of this node, from 0; None if nothing says.
     """
 
     is_first: bool
     is_alone: bool
     said_by: str
+    number: int | None = None
+
+    @property
+    def caveat(self) -> str:
+        """What the user should know of a node that is taken to be alone; "" where nothing is in doubt."""
+        if not self.is_alone or self.number is None:
+            return ""
+        return (
+            f"{self.said_by}, and nothing says how many nodes there are: this one is taken for the only one. If there "
+            "are others, pass --job-dir on all of them, or set NNODES"
+        )
 
 
 def node_of(environ: Mapping[str, str], *, is_first: bool = False, expects_others: bool = False) -> Node:
@@ -52,13 +64,20 @@ def node_of(environ: Mapping[str, str], *, is_first: bool = False, expects_other
     if number is not None and count is not None and number >= count:
         raise InvalidRequestError(f"{number_by} and {count_by} contradict each other", actual=f"{number} of {count}")
     if is_first:
-        return Node(True, False, "--first")
+        if number:
+            raise InvalidRequestError(
+                f"--first is for one node, and this is another: {number_by}={number}. Where that is set, --first is "
+                "not needed"
+            )
+        return Node(True, False, "--first", number)
     if number:
-        return Node(False, False, f"{number_by}={number}")
+        return Node(False, False, f"{number_by}={number}", number)
     if (count is not None and count > 1) or expects_others:
         said_by = "neither --first nor a variable" if number is None else f"{number_by}={number}"
-        return Node(number == 0, False, said_by)
-    return Node(True, True, "no variable" if count is None else f"{count_by}={count}")
+        return Node(number == 0, False, said_by, number)
+    if count is not None:
+        return Node(True, True, f"{count_by}={count}")
+    return Node(True, True, "no variable" if number is None else f"{number_by}={number}", number)
 
 
 def _number(environ: Mapping[str, str], name: str) -> int | None:

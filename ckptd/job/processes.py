@@ -137,3 +137,8 @@ def descendants(of: int, spared: Collection[int] = ()) -> list[int]:
                 found.append(pid)
                 waiting.append(pid)
     return found
+
+
+def how_it_ended(code: int) -> str:
+    """Say how a process has ended."""
+    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

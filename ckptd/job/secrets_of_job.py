@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ckptd.access import token_file, tokens
 from ckptd.access.issuing import issue
-from ckptd.errors import InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.job.waits import Wait
+from ckptd.wire.credentials import Credentials
 
 CA_NAME, TOKEN_NAME = "ca.crt", "token"
-_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,10 @@ class JobSecrets:
     token: str
     certificate: str
     key: str
+
+    def credentials(self) -> Credentials:
+        """Return what a caller of the job's coordinator shows and trusts."""
+        return Credentials(token=token_file.read(self.token), ca=Path(self.ca).read_bytes())
 
 
 def make(directory: Path, hosts: tuple[str, ...], own: Path) -> JobSecrets:
@@ -43,7 +47,7 @@ def make(directory: Path, hosts: tuple[str, ...], own: Path) -> JobSecrets:
     Raises:
         NotPermittedError: other users may look into the directory, or it cannot be written.
         InvalidRequestError: it is no directory, or the package that makes certificates is missing.
-        ConflictError: the authority there can sign nothing.
+        ConflictError: the authority there can sign nothing, or another node makes one at this moment.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,7 +56,13 @@ def make(directory: Path, hosts: tuple[str, ...], own: Path) -> JobSecrets:
     except OSError as error:
         raise NotPermittedError(f"--job-dir cannot be made: {error.strerror}", key=str(directory)) from error
     _check_private(directory)
-    found = _with_certificate(directory, hosts, own)
+    try:
+        found = _with_certificate(directory, hosts, own)
+    except ConflictError as error:
+        raise ConflictError(
+            f"the secrets of the job cannot be made: {error}. If another node takes itself for the first, too, pass "
+            "--first on one only"
+        ) from error
     if not Path(found.token).exists():
         with token_file.made(found.token, replaces=True) as write:  # appears whole, under its name
             write(tokens.PREFIX + secrets.token_urlsafe(32))
@@ -60,27 +70,27 @@ def make(directory: Path, hosts: tuple[str, ...], own: Path) -> JobSecrets:
 
 
 def wait_for(
-    directory: Path, hosts: tuple[str, ...], own: Path, timeout_s: float, give_up: Callable[[], None]
+    directory: Path, hosts: tuple[str, ...], own: Path, timeout_s: float, pause: Callable[[], None]
 ) -> JobSecrets:
     """Wait until the first node has made them; the arguments are those of `make`.
 
     Args:
         timeout_s: how long.
-        give_up: called now and then; raises to end the wait.
+        pause: waits for a moment; raises to end the wait.
 
     Raises:
         UnavailableError: the first node has made none in this time.
     """
-    until = time.monotonic() + timeout_s
+    wait = Wait(timeout_s)
     while not _is_there(directory):
-        give_up()
-        if time.monotonic() >= until:
+        pause()
+        if wait.is_over:
             raise UnavailableError(
                 f"the first node of the job has put no token here in {timeout_s:g} s: does its `ckptd run` run, with "
                 "this --job-dir, and do all nodes see it?",
                 key=str(directory),
             )
-        time.sleep(min(_LOOK_S, timeout_s))
+        wait.goes_on(lambda: f"the first node of the job, which has put no token in {directory}")
     _check_private(directory)
     return _with_certificate(directory, hosts, own)
 

@@ -21,6 +21,7 @@ from ckptd.access.policy import Limit, Quota
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, StorageFullError, UnavailableError, readable_size
+from ckptd.printable import counted
 from ckptd.service.gate import Gate
 from ckptd.service.pacing import Pacing
 from ckptd.service.refusal_log import LineBudget
@@ -109,8 +110,8 @@ class Allowances:
         def check() -> None:
             if most is not None and run not in runs and len(runs) >= most:
                 raise UnavailableError(
-                    f"{caller} has joined {len(runs)} runs, and the daemon's policy allows it {most} at once: "
-                    "it joins another when it has left one"
+                    f"{caller} has joined {counted(len(runs), 'run')}, and the daemon's policy allows it {most} at "
+                    "once: it joins another when it has left one"
                 )
 
         with self._guard:
@@ -131,7 +132,8 @@ class Allowances:
         def check() -> None:
             if most is not None and self._watchers[caller] >= most:
                 raise UnavailableError(
-                    f"{caller} has {self._watchers[caller]} watchers, and the daemon's policy allows it {most} at once"
+                    f"{caller} has {counted(self._watchers[caller], 'watcher')}, and the daemon's policy allows it "
+                    f"{most} at once"
                 )
 
         with self._counted(self._watchers, caller, check):
@@ -153,7 +155,7 @@ class Allowances:
             under_way = self._num_under_way(caller)
             if under_way >= most:
                 raise NotNowError(
-                    f"{under_way} saves of {caller} are under way, and the daemon's policy allows it {most} at "
+                    f"{caller} has {counted(under_way, 'save')} under way, and the daemon's policy allows it {most} at "
                     "once: wait for one to end"
                 )
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from ckptd.printable import counted
 from ckptd.service import refusal_log
 from ckptd.service.peer_sockets import Endpoints, PeerSocket, Place, host_at, is_of_user, place_of
 
@@ -143,7 +144,8 @@ class Connections:
             )
         for (host, why), number in closed.items():
             if number:
-                self._tell(host, f"{number} connections from {host} were closed: {why}", number)
+                was = "was" if number == 1 else "were"
+                self._tell(host, f"{counted(number, 'connection')} from {host} {was} closed: {why}", number)
 
     def _too_many(self, seen: list[PeerSocket], known: dict[Place, _Known], now: float) -> Iterator[_Excess]:
         """Yield what is to be closed: the connections that came last, of those alike."""

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ckptd.printable import printable
+from ckptd.printable import counted, printable
 
 _log = logging.getLogger("ckptd.service")
 
@@ -91,7 +91,8 @@ class RefusalLog:
         cut = {name: value[:MOST_CHARACTERS] if isinstance(value, str) else value for name, value in fields.items()}
         if left_out is None:
             level, left_out = logging.DEBUG, 0
-        more = f" ({left_out} more refusals of this peer were not logged)" if left_out else ""
+        were = "was" if left_out == 1 else "were"
+        more = f" ({counted(left_out, 'more refusal')} of this peer {were} not logged)" if left_out else ""
         _log.log(level, "%s%s", printable(text, limit=MOST_CHARACTERS), more, extra={"ckptd": cut})
 
     def bug(self, peer: str, text: str) -> None:

@@ -21,6 +21,7 @@ from ckptd.engine.reading.bundle import Bundle, Wanted
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format import object_graph as graphs
 from ckptd.format.saver_pb2 import TrackableObjectGraph
+from ckptd.printable import counted
 from ckptd.storage.local.os_errors import translated
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow.keras_objects import Objects, objects_of, optimizer_objects_of, trackable_of, variables_of
@@ -136,7 +137,7 @@ def load_weights(
             load_own_variables(model, bundle)
         finally:
             place.close()
-        _log.info("loaded %d weights of %s from %s", len(arrays), model.name, bundle.location)
+        _log.info("loaded %s of %s from %s", counted(len(arrays), "weight"), model.name, bundle.location)
 
 
 def load_model(

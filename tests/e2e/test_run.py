@@ -215,8 +215,12 @@ def test_what_cannot_be_started_says_why_and_leaves_nothing(tmp_path):
 
 def test_the_log_of_what_cannot_be_started_is_told_line_by_line(tmp_path):
     (tmp_path / "file").touch()
+    (tmp_path / "logs").mkdir()
+    (log := tmp_path / "logs" / f"{os.uname().nodename}-daemon.log").write_text("of an earlier job\n")
     with Running(tmp_path, "", "--root", str(tmp_path / "file"), "--log-dir", str(tmp_path / "logs")) as running:
         assert running.ends() == 6
+        assert log.read_text().startswith("of an earlier job\n")
+        assert "of an earlier job" not in running.err
         assert "the log of the daemon ends:\n  " in running.err
         assert "\\n" not in running.err
         assert "the daemon ended at its start, with exit code" in running.err

@@ -47,7 +47,7 @@ with ckptd.Checkpointer(run="r", rank=rank, world_size=2, timeout_s=90) as check
 class Node:
     """One `ckptd run`."""
 
-    def __init__(self, base: Path, number: int, *options: str) -> None:
+    def __init__(self, base: Path, number: int, *options: str, lease_s: float = 15.0) -> None:
         (base / "train.py").write_text(TRAIN)
         self.mark = f"CKPTD_TEST_MARK={base}"
         of_job = ["--root", str(base / "root"), "--job-dir", str(base / "job"), "--advertise", "127.0.0.1"]
@@ -65,6 +65,7 @@ class Node:
                 "SLURM_NNODES": "2",
                 "CKPTD_DECLARE_TIMEOUT_S": "120",  # a busy machine starts one trainer long before the other
                 "CKPTD_STALL_TIMEOUT_S": "120",
+                "CKPTD_AGENT_LEASE_S": f"{lease_s:g}",
             },
             start_new_session=True,
         )
@@ -88,8 +89,8 @@ class Node:
 def nodes(tmp_path):
     started: list[Node] = []
 
-    def start(number: int, *options: str) -> Node:
-        started.append(Node(tmp_path, number, *options))
+    def start(number: int, *options: str, **more: float) -> Node:
+        started.append(Node(tmp_path, number, *options, **more))
         return started[-1]
 
     yield start
@@ -133,8 +134,30 @@ def test_a_node_whose_first_node_never_comes_says_so(nodes, tmp_path):
     node = nodes(1, "--start-s", "1")
     assert node.ends() == 6
     assert "the first node of the job has put no token here in 1 s" in node.err
+    assert "waiting for" not in node.err  # what is over so soon is told once
     assert not (tmp_path / "root").exists()
     assert list(tmp_path.glob("ckptd-run-*")) == []
+
+
+def test_a_node_with_the_name_or_the_root_of_another_place_is_refused_and_the_first_goes_on(nodes, tmp_path):
+    first = nodes(0, lease_s=3.0)
+    eventually((tmp_path / "job/job.json").exists, "the coordinator", within_s=WAIT_S)
+    eventually(lambda: trainers(first), first.living, within_s=WAIT_S)  # its agent has its name
+
+    second = nodes(1, "--name", "n0")
+    assert second.ends() == 4
+    assert "the agent ended at its start: another one of the name n0 attends. Give each node a --name" in second.err
+    assert "another agent of the name n0, started by `ckptd run`" in second.err  # of its log, which is its own
+
+    elsewhere = nodes(1, "--root", str(tmp_path / "elsewhere"), "--start-s", "3")
+    assert elsewhere.ends() == 2
+    assert "--root is another place here than on the first node of the job" in elsewhere.err
+    assert not (tmp_path / "elsewhere").exists()
+
+    also_first = nodes(0, "--start-s", "1")
+    assert also_first.ends() == 4
+    assert "this job has a first node already, `ckptd run`" in also_first.err
+    assert trainers(first)
 
 
 def test_a_coordinator_that_does_not_answer_is_named(tmp_path):

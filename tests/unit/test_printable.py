@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ckptd.errors import CorruptionError
-from ckptd.printable import printable, printable_json
+from ckptd.printable import counted, printable, printable_json
 
 HOSTILE = [
     ("\x1b]0;owned\x07", "\\x1b]0;owned\\x07"),
@@ -51,3 +51,8 @@ def test_an_error_can_be_logged_and_keeps_its_fields():
     error = CorruptionError("tensor \x1b[2J is wrong", key="a\nb", actual="\u202e")
     assert str(error) == "a\\nb: tensor \\x1b[2J is wrong (found \\u202e)"
     assert error.key == "a\nb"
+
+
+def test_what_is_counted_is_one_or_several():
+    assert [counted(number, "shard") for number in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
+    assert [counted(number, "process", "processes") for number in (1, 2)] == ["1 process", "2 processes"]

@@ -19,6 +19,7 @@ from ckptd.format import dtypes
 from ckptd.format.names import tensor_name
 from ckptd.format.slices import Box
 from ckptd.near import nearest
+from ckptd.printable import counted
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -172,7 +173,7 @@ class CheckpointReader(Mapping[str, Any]):
         return len(self._bundle.names())
 
     def __repr__(self) -> str:
-        return f"<CheckpointReader {self.prefix}: {len(self)} tensors>"
+        return f"<CheckpointReader {self.prefix}: {counted(len(self), 'tensor')}>"
 
     def _read(self, name: str, box: Box | None) -> Any:
         if not (name.startswith("\0") and self.has_tensor(name)):  # not the key of a slice, which `in` does not know

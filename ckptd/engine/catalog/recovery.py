@@ -16,6 +16,7 @@ from ckptd.engine.catalog.deleting import IndexInPlace, index_in_place
 from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
 from ckptd.errors import NotFoundError
+from ckptd.printable import counted
 from ckptd.storage.base import Store
 from ckptd.storage.together import together
 
@@ -176,7 +177,7 @@ def _judge_published(facts: SaveFacts) -> tuple[Fate, str]:
 
 
 def _in_words(hosts: tuple[str, ...]) -> str:
-    more = f" and {len(hosts) - _MOST_NAMED} more hosts" if len(hosts) > _MOST_NAMED else ""
+    more = f" and {counted(len(hosts) - _MOST_NAMED, 'more host')}" if len(hosts) > _MOST_NAMED else ""
     return "the agents on " + ", ".join(hosts[:_MOST_NAMED]) + more
 
 

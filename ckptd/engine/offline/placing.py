@@ -21,6 +21,7 @@ from ckptd.engine.catalog.root import LOCK_KEY
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.format import names
 from ckptd.format.state_file import CheckpointState
+from ckptd.printable import counted
 from ckptd.storage.base import Objects, ObjectWriter, Store
 from ckptd.storage.keys import join
 from ckptd.storage.lock_holder import LockHolder
@@ -78,7 +79,8 @@ class Placing:
                 taken.add(parsed[2])
         if wanted in taken and not self._overwrite:
             raise ConflictError(
-                f"another save of this prefix has begun {wanted} shards and not finished; --force takes other names",
+                f"another save of this prefix has begun {counted(wanted, 'shard')} and not finished; --force takes "
+                "other names",
                 key=self._store.location(self._key),
             )
         self._num_shards = next(count for count in range(wanted, wanted + len(taken) + 1) if count not in taken)

@@ -23,6 +23,7 @@ from ckptd.errors import CkptdError, CorruptionError, NotFoundError
 from ckptd.format import crc32c, strings
 from ckptd.format.names import index_key, parse_shard_key
 from ckptd.format.stored import Piece, StoredTensor
+from ckptd.printable import counted
 from ckptd.storage.base import Objects
 
 Progress = Callable[[int, int], None]
@@ -243,7 +244,7 @@ class _Verification:
         for found in self._objects.keys(directory, f"{name}.data-"):
             parsed = parse_shard_key(found)
             if parsed is not None and parsed[0] == key and parsed[2] != num_shards:
-                reason = f"left over from another save of this prefix, which has {num_shards} shards now"
+                reason = f"left over from another save of this prefix, which has {counted(num_shards, 'shard')} now"
                 self._problems.append(Problem(found, reason, is_fatal=False))
 
     def _note(self, error: CorruptionError, tensor: str) -> None:

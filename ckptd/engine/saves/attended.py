@@ -39,6 +39,7 @@ from ckptd.engine.saves.workers import Workers
 from ckptd.engine.wording import describe_seconds
 from ckptd.errors import ConflictError
 from ckptd.format.names import INDEX_SUFFIX
+from ckptd.printable import counted
 
 _log = logging.getLogger("ckptd.engine")
 
@@ -153,7 +154,7 @@ class AttendedHosts:
             self._attended_at[hello.agent.host] = self._clock.boot_s()
             self._lost.pop(hello.agent.host, None)
         self._places.attended(hello.agent)
-        _log.info("the %s attends, with %d saves", hello.agent, len(hello.saves))
+        _log.info("the %s attends, with %s", hello.agent, counted(len(hello.saves), "save"))
         self._submit(hello.agent.host, self._requests.attends, hello.agent.host)
         for carried in hello.saves:
             self._submit(hello.agent.host, self._requests.carried, hello.agent, carried, stamp)

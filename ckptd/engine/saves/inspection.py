@@ -14,6 +14,7 @@ from queue import Empty, Queue
 from ckptd.engine.catalog.root import stored_runs
 from ckptd.engine.saves.runs import Runs
 from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.printable import counted
 from ckptd.storage.base import Durability, Store
 
 _log = logging.getLogger("ckptd.engine")
@@ -68,8 +69,8 @@ class Inspection:
             thread.join()
         if not self._is_ended.is_set() and self._num_looked_at:
             _log.info(
-                "looked at %d stored runs in %.1f s; %d cannot be opened",
-                self._num_looked_at,
+                "looked at %s in %.1f s; %d cannot be opened",
+                counted(self._num_looked_at, "stored run"),
                 time.monotonic() - began,
                 len(self._runs.quarantined()),
             )

@@ -31,6 +31,7 @@ def test_the_environment_says_which_node_this_is(environ, is_first, is_alone):
 
 def test_by_hand_one_node_is_told_that_it_is_the_first():
     assert node_of({}, is_first=True) == Node(True, False, "--first")
+    assert node_of({"NODE_RANK": "0"}, is_first=True) == Node(True, False, "--first", 0)
     others = node_of({}, expects_others=True)
     assert (others.is_first, others.is_alone) == (False, False)
 
@@ -38,6 +39,17 @@ def test_by_hand_one_node_is_told_that_it_is_the_first():
 def test_a_directory_for_the_job_makes_node_0_the_first_of_several():
     node = node_of({"NODE_RANK": "0"}, expects_others=True)
     assert (node.is_first, node.is_alone) == (True, False)
+
+
+def test_one_that_may_have_others_says_what_it_is_taken_for():
+    assert node_of({"NODE_RANK": "0"}).caveat.startswith("NODE_RANK=0, and nothing says how many nodes there are")
+    for clear in ({}, {"NODE_RANK": "0", "NNODES": "1"}, {"NODE_RANK": "0", "NNODES": "2"}, {"NNODES": "1"}):
+        assert node_of(clear).caveat == ""
+
+
+def test_first_is_for_one_node():
+    with pytest.raises(InvalidRequestError, match="--first is for one node, and this is another: SLURM_NODEID=3"):
+        node_of({"SLURM_NODEID": "3", "SLURM_NNODES": "8"}, is_first=True)
 
 
 @pytest.mark.parametrize(

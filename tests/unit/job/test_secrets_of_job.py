@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
 
-from ckptd.errors import InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
 from ckptd.job import secrets_of_job
 
 
 def no_end():
     """Never ends the wait."""
+    threading.Event().wait(0.01)
 
 
 def host_of(certificate: str) -> list[str]:
@@ -87,3 +89,26 @@ def test_what_is_no_directory_is_refused(tmp_path):
     with pytest.raises(InvalidRequestError, match="--job-dir is no directory"):
         secrets_of_job.make(tmp_path / "job", ("a",), tmp_path / "one")
     assert (tmp_path / "job").read_text() == "mine"
+
+
+def test_two_nodes_that_both_make_them_are_told_that_one_is_enough(tmp_path):
+    job = tmp_path / "job"
+    job.mkdir(mode=0o700)
+    (job / "ca.key").write_text("of the other, which has not written the certificate yet")
+    with pytest.raises(ConflictError, match="pass --first on one only"):
+        secrets_of_job.make(job, ("a",), tmp_path / "one")
+
+
+def test_a_wait_is_told_to_the_user(tmp_path, monkeypatch, caplog):
+    now = [0.0]
+    monkeypatch.setattr("ckptd.job.waits.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def pause():
+        now[0] += 1.0
+
+    with pytest.raises(UnavailableError):
+        secrets_of_job.wait_for(tmp_path / "job", ("a",), tmp_path / "one", 60.0, pause)
+    assert [each.getMessage() for each in caplog.records] == [
+        f"waiting for the first node of the job, which has put no token in {tmp_path}/job; for {left} s more at most"
+        for left in (55, 25)
+    ]
