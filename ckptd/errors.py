@@ -119,6 +119,8 @@ class ConflictError(CkptdError):
     """Whether the caller may take over the lock in its way on request: its holder, on another host, may have ended."""
     holder: str = ""
     """The process in the caller's place of a run, as `Member` names it; "" where the conflict is of another kind."""
+    free_in_s: float | None = None
+    """After how long that place is free, as its process is gone, unless it comes back; None while it is connected."""
 
 
 class VersionMismatchError(ConflictError):

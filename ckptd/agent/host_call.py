@@ -51,6 +51,7 @@ class HostCall:
     declarations: dict[int, Declaration] = field(default_factory=dict)
     places: dict[int, Place] = field(default_factory=dict)
     request_id: str = ""  # once it is declared; then no rank is added
+    why_not_yet: str = ""  # why the coordinator has not taken it, if it said so
     is_given_up: bool = False  # what is left is to hear its end
     go: Go | None = None
     shard: FilledShard | None = None

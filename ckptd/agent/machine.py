@@ -30,6 +30,7 @@ from ckptd.engine.hosts.messages import (
     Go,
     Hello,
     HostDeclaration,
+    NotYet,
     Owed,
     PartFailed,
     PartSealed,
@@ -220,6 +221,8 @@ class AgentMachine:
                 return self._go(message, now)
             case SaveEnded():
                 return self._end(message)
+            case NotYet():
+                return []  # it is said again, as what is lost is
 
     def _give_way(self, later: AgentLife) -> list[Effect]:
         """Do nothing any more. No coordinator will say here how saves ended: their ranks are told that, and why."""

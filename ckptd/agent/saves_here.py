@@ -43,7 +43,9 @@ class SavesHere:
         """See `LiveSaves`."""
         with self.lock:
             return {
-                "" if call.go is None else call.go.save: None if call.go is None else call.owed_bytes
+                f"{call.first.prefix}, not planned" if call.go is None else call.go.save: None
+                if call.go is None
+                else call.owed_bytes
                 for call in self.calls()
             }
 
@@ -72,6 +74,8 @@ class SavesHere:
         if missing := self._missing(call):
             ranks = describe_ranks(missing, call.first.world_size)
             return [f"{ranks} to declare, on {self.machine.life.host}"]
+        if call.go is None and call.why_not_yet:
+            return [f"the coordinator, which does not take it yet: {call.why_not_yet}"]
         return self.machine.waits_of(call.request_id, self.clock.boot_s())
 
     def _missing(self, call: HostCall) -> list[int]:

@@ -22,7 +22,7 @@ from ckptd.agent.whereabouts import Whereabouts
 from ckptd.engine.catalog.shared_trial import tried
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
-from ckptd.engine.hosts.messages import FromCoordinator, Go, HostDeclaration, Receipt, Replaced, SaveEnded
+from ckptd.engine.hosts.messages import FromCoordinator, Go, HostDeclaration, NotYet, Receipt, Replaced, SaveEnded
 from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves.engine_threads import EngineThreads
@@ -124,6 +124,11 @@ class Writing:
 
     def _heard(self, message: FromCoordinator) -> None:
         machine = self.machine
+        if isinstance(message, NotYet):
+            with self.lock:
+                if (call := self.calls.of_request(message.request_id)) is not None:
+                    call.why_not_yet = message.reason
+            return
         with self.lock:
             was_attached, term = machine.is_attached, machine.highest_term
             is_current = not machine.is_outdated(message.term)

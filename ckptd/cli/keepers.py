@@ -56,9 +56,15 @@ class Reach:
 
 
 class Keeper(Protocol):
-    """Pins and deletes in one directory. `key` is the last component of a prefix there."""
+    """Pins and deletes in one directory. `key` is the last component of a prefix there.
+
+    Attributes:
+        name: for messages.
+        can_undo: whether what it deletes can be brought back for a while, and takes up its space until then.
+    """
 
     name: str
+    can_undo: bool
 
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         """Pin a checkpoint, or no longer; durable on return."""
@@ -234,6 +240,7 @@ class _Here:
 
     store: Store
     name: str = "this command"
+    can_undo: bool = False
 
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         return ownership.set_pinned(self.store, key, pinned)
@@ -261,6 +268,7 @@ class _Remote:
     how: Reach
     run: str
     name: str
+    can_undo: bool = True
 
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         from ckptd.wire.v1 import admin_pb2

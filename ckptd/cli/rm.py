@@ -45,11 +45,17 @@ def command(
     with keepers.keeper(store, how) as keeper:
         checkpoint = _described(store, key)
         keeper.delete(key, even_latest=even_latest, even_foreign=foreign, for_good=for_good)
+        can_undo = keeper.can_undo and not for_good
         is_orphaned = even_latest and latest_checkpoint(store, "") is None and bool(list_checkpoints(store, ""))
     if as_json:
         output.emit_json(checkpoint)
     else:
         output.tell(f"deleted {store.location(key)}, {output.size(checkpoint.size_bytes)}")
+        if can_undo:
+            output.note(
+                "`ckptd undelete` brings it back for a while, the daemon's --undo-s, and only then its space is free; "
+                "--for-good frees it at once"
+            )
     if is_orphaned:
         output.note(f"careful: no checkpoint in {store.url} is the latest now: the state file listed no other one")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from ckptd.errors import ConflictError
 from ckptd.job.daemons import JobDaemon
@@ -19,8 +20,9 @@ _log = logging.getLogger("ckptd.run")
 class Restarts:
     """See the module."""
 
-    def __init__(self) -> None:
-        """None has ended yet."""
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """None has ended yet; `now` is a forward-only clock, in seconds."""
+        self._now = now
         self._times: dict[str, list[float]] = {}
         self._is_given_up: set[str] = set()
 
@@ -29,7 +31,7 @@ class Restarts:
 
         One that has served, and ended because another has its place, is not: the two would take turns.
         """
-        what, now = daemon.what, time.monotonic()
+        what, now = daemon.what, self._now()
         if what in self._is_given_up:
             return False
         if code == ConflictError.exit_code and daemon.has_served:

@@ -15,19 +15,19 @@ _log = logging.getLogger("ckptd.run")
 class Wait:
     """One wait, from now on, for `timeout_s`."""
 
-    def __init__(self, timeout_s: float) -> None:
-        """Begin it."""
-        now = time.monotonic()
-        self._until, self._tell_at = now + timeout_s, now + _FIRST_NOTICE_S
+    def __init__(self, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        """Begin it; `now` is a forward-only clock, in seconds."""
+        self._now = now
+        self._until, self._tell_at = now() + timeout_s, now() + _FIRST_NOTICE_S
 
     @property
     def is_over(self) -> bool:
         """Whether the time is up."""
-        return time.monotonic() >= self._until
+        return self._now() >= self._until
 
     def goes_on(self, what: Callable[[], str]) -> None:
         """Tell the user, if it is time to, for what it is."""
-        now = time.monotonic()
+        now = self._now()
         if now >= self._tell_at:
             self._tell_at = now + _NOTICE_S
             _log.warning("waiting for %s; for %.0f s more at most", what(), max(0.0, self._until - now))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
+from ckptd.access.callers import Caller
 from ckptd.access.roles import Right
 from ckptd.engine.hosts.messages import (
     AgentLife,
@@ -23,6 +25,7 @@ from ckptd.engine.hosts.views import HostsView
 from ckptd.engine.identity import Declaration, Member, RunOptions
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, InvalidRequestError, NotPermittedError
+from ckptd.service.allowances import Allowances
 from ckptd.service.calls import Behaviour, Call
 from ckptd.service.guarded_server import is_of_a_peer_gone
 from ckptd.service.opening import Openings
@@ -41,6 +44,7 @@ _MOST_HOSTS = 65_536  # whose identities are remembered
 
 ToAgent = Callable[[FromCoordinator, str], None]
 Stamp = Callable[[Declaration], Declaration]
+Beginning = Callable[[str, Declaration], AbstractContextManager[None]]
 
 
 class Attending(Protocol):
@@ -61,6 +65,12 @@ class Attending(Protocol):
     def place(self, agent: str, run: str, member: Member, options: RunOptions) -> int:
         """Give a rank of an agent's host its place."""
 
+    def runs(self) -> Mapping[str, Collection[str]]:
+        """Return the runs in which ranks of each host have places."""
+
+    def limit(self, beginning: Beginning) -> None:
+        """Have each declaration of an agent made inside `beginning`, which may refuse it for now."""
+
     def depart(self, agent: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
 
@@ -78,11 +88,21 @@ class AgentService:
     """Behaviours of `AgentService`. Belongs to one event loop."""
 
     def __init__(
-        self, hosts: Attending | None, pools: Pools, openings: Openings, recorder: Recorder, ending: asyncio.Event
+        self,
+        hosts: Attending | None,
+        pools: Pools,
+        openings: Openings,
+        recorder: Recorder,
+        ending: asyncio.Event,
+        allowances: Allowances,
     ) -> None:
         """`hosts` is None where no agents may attend."""
         self._hosts, self._pools, self._openings, self._ending = hosts, pools, openings, ending
-        self._recorder = recorder
+        self._recorder, self._allowances = recorder, allowances
+        self._callers: dict[str, Caller] = {}  # by host: which attends for it
+        if hosts is not None:
+            hosts.limit(self._beginning)
+            allowances.of_agents = self._runs_by_caller
         self._identities: dict[str, str] = {}  # by host: the identity that attended for it first
         self._ticking: asyncio.Task[None] | None = None
 
@@ -95,6 +115,18 @@ class AgentService:
             "Depart": self.depart,
             "Neighbours": self.neighbours,
         }
+
+    def _beginning(self, host: str, declaration: Declaration) -> AbstractContextManager[None]:
+        caller = self._callers.get(host)
+        return nullcontext() if caller is None else self._allowances.beginning(caller, declaration)
+
+    def _runs_by_caller(self) -> dict[Caller, set[str]]:
+        """Return the runs that each identity has joined by agents."""
+        found: dict[Caller, set[str]] = {}
+        for host, runs in ({} if self._hosts is None else self._hosts.runs()).items():
+            if (caller := self._callers.get(host)) is not None:
+                found.setdefault(caller, set()).update(runs)
+        return found
 
     def start(self) -> None:
         """Begin to look for agents that are gone."""
@@ -149,6 +181,8 @@ class AgentService:
             raise InvalidRequestError("an agent says `hello` first")
         self._check_host(hello.agent.host, call)
         self._check_runs((each.declaration for each in hello.saves), call)
+        if hello.agent.host in self._callers or len(self._callers) < _MOST_HOSTS:
+            self._callers[hello.agent.host] = call.caller
         outgoing: asyncio.Queue[agent_pb2.CoordinatorMessage] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -231,7 +265,8 @@ class AgentService:
         run, member, options = convert.join_from_wire(request.join)
         self._check_host(request.host, call)
         await self._openings.ready(run, create=True)
-        epoch = await self._pools.control(run, hosts.place, request.host, run, member, options)
+        with self._allowances.joined(call.caller, run):
+            epoch = await self._pools.control(run, hosts.place, request.host, run, member, options)
         return agent_pb2.PlaceReply(epoch=epoch)
 
     async def neighbours(self, request: agent_pb2.NeighboursRequest, call: Call) -> agent_pb2.NeighboursReply:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -82,6 +82,8 @@ class Allowances:
         `pacing` knows how fast bytes move.
         """
         self._coordinator, self._gate, self._pacing = coordinator, gate, pacing
+        self.of_agents: Callable[[], Mapping[Caller, Collection[str]]] = dict
+        """Returns the runs that identities have joined by agents of hosts."""
         self._guard = threading.Lock()
         self._runs: dict[Caller, Counter[str]] = {}
         self._watchers: Counter[Caller] = Counter()
@@ -108,9 +110,9 @@ class Allowances:
         most = self._limit(caller).runs
 
         def check() -> None:
-            if most is not None and run not in runs and len(runs) >= most:
+            if most is not None and run not in (joined := self._joined_by(caller)) and len(joined) >= most:
                 raise UnavailableError(
-                    f"{caller} has joined {counted(len(runs), 'run')}, and the daemon's policy allows it {most} at "
+                    f"{caller} has joined {counted(len(joined), 'run')}, and the daemon's policy allows it {most} at "
                     "once: it joins another when it has left one"
                 )
 
@@ -123,6 +125,10 @@ class Allowances:
             with self._guard:
                 if not runs and self._runs.get(caller) is runs:
                     del self._runs[caller]
+
+    def _joined_by(self, caller: Caller) -> set[str]:
+        """Return the runs that an identity has joined, by agents too."""
+        return {*self._runs.get(caller, ()), *self.of_agents().get(caller, ())}
 
     @contextmanager
     def watching(self, caller: Caller) -> Iterator[None]:
@@ -177,7 +183,7 @@ class Allowances:
                     del counts[key]
 
     def _num_under_way(self, caller: Caller) -> int:
-        runs = set(self._runs.get(caller, ()))
+        runs = self._joined_by(caller)
         begun = sum(len(self._owed(run)) for run in runs)
         return begun + sum(run in runs for run, _ in self._beginning)
 
@@ -198,6 +204,7 @@ class Allowances:
         quotas = [quota for quota in self._gate.access.policy.quotas if quota.is_of(save.run)]
         with self._guard:
             joined = [caller for caller, runs in self._runs.items() if save.run in runs]
+            joined += [each for each, runs in self.of_agents().items() if save.run in runs and each not in joined]
         limits = {caller: most for caller in joined if (most := self._limit(caller).claimed_bytes) is not None}
         unlimited = [caller for caller in joined if caller not in limits and self._is_one_of_several(caller)]
         free_bytes = self._free_bytes() if unlimited else None
@@ -252,7 +259,7 @@ class Allowances:
 
     def _claimed(self, caller: Caller, *, reserved_only: bool = False) -> int:
         with self._guard:
-            runs = list(self._runs.get(caller, ()))
+            runs = list(self._joined_by(caller))
         claimed = 0
         for run in runs:
             for save_id, left in self._owed(run).items():
@@ -307,7 +314,8 @@ class Allowances:
         """Return how much of each limit and quota is used, as far as that is known; nothing is waited for."""
         policy = self._gate.access.policy
         with self._guard:
-            runs = {caller: len(names) for caller, names in self._runs.items()}
+            known = {*self._runs, *self.of_agents()}
+            runs = {caller: len(self._joined_by(caller)) for caller in known}
             saves = {caller: self._num_under_way(caller) for caller in runs}
             watchers = dict(self._watchers)
         found = []

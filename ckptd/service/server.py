@@ -162,7 +162,7 @@ class Server:
         )
         self._admin.problems, self.free_bytes = options.problems, self._admin.free_bytes
         openings = Openings(coordinator, self._pools)
-        self._agents = AgentService(hosts, self._pools, openings, self._recorder, self._ending)
+        self._agents = AgentService(hosts, self._pools, openings, self._recorder, self._ending, self._allowances)
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),

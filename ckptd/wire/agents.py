@@ -19,6 +19,7 @@ from ckptd.engine.hosts.messages import (
     HeardEnd,
     Hello,
     HostDeclaration,
+    NotYet,
     Owed,
     PartFailed,
     PartSealed,
@@ -144,6 +145,9 @@ def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_p
             return agent_pb2.CoordinatorMessage(fenced=agent_pb2.Fenced(term=term, holder=holder))
         case Replaced(term=term, by=by):
             return agent_pb2.CoordinatorMessage(replaced=agent_pb2.Replaced(term=term, by=_life_to_wire(by)))
+        case NotYet(term=term, request_id=request_id, reason=reason):
+            not_yet = agent_pb2.NotYet(term=term, request_id=request_id, reason=reason)
+            return agent_pb2.CoordinatorMessage(not_yet=not_yet)
         case Go():
             go = agent_pb2.Go(
                 term=message.term,
@@ -188,6 +192,10 @@ def from_coordinator_from_wire(message: agent_pb2.CoordinatorMessage) -> FromCoo
             return Fenced(_term(message.fenced.term), convert.text_from_wire(message.fenced.holder))
         case "replaced":
             return Replaced(_term(message.replaced.term), life_from_wire(message.replaced.by))
+        case "not_yet":
+            said = message.not_yet
+            request_id, reason = convert.request_id_from_wire(said.request_id), convert.text_from_wire(said.reason)
+            return NotYet(_term(said.term), request_id, reason)
         case "go":
             return _go_from_wire(message.go)
         case "ended":

@@ -71,7 +71,7 @@ _MAX_FIELD = 300
 _MAX_NOTES = 4
 _START_ONE = "start one with `ckptd serve --root DIR`"
 _IS_ANSWER = "answer"
-_HOLDER = "holder"
+_HOLDER, _FREE_IN_S = "holder", "free_in_s"
 _GOODBYE = re.compile(r"Debug Text: (connections from [^(){}]*)")  # see `ckptd.service.peer_sockets`
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -122,6 +122,8 @@ def _fields(error: CkptdError) -> dict[str, str]:
             metadata[name] = _json(value, _MAX_FIELD)
     if isinstance(error, ConflictError) and error.holder:
         metadata[_HOLDER] = _json(error.holder, _MAX_FIELD)
+        if error.free_in_s is not None:
+            metadata[_FREE_IN_S] = _json(error.free_in_s, _MAX_FIELD)
     if type(error).__name__ in FINER:
         metadata[_FINER_KEY] = _dump(type(error).__name__)
     notes = [_cut(str(note), _MAX_FIELD) for note in getattr(error, "__notes__", [])[:_MAX_NOTES]]
@@ -174,6 +176,8 @@ def _rebuild(kind: type[CkptdError], metadata: dict[str, str]) -> CkptdError:
     )
     if isinstance(rebuilt, ConflictError):
         rebuilt.holder = str(fields.get(_HOLDER, ""))
+        free_in_s = fields.get(_FREE_IN_S)
+        rebuilt.free_in_s = None if free_in_s is None else float(free_in_s)
     rebuilt.is_answer = bool(fields.get(_IS_ANSWER))
     for note in fields.get("notes") or ():
         rebuilt.add_note(str(note))

@@ -35,6 +35,7 @@ which we do not know yet."""
 
 _LONGEST_PAUSE_S = 0.5  # for a daemon that was away: training waits meanwhile
 _LONGEST_CONFLICT_PAUSE_S = 2.0  # for a lease to pass, which takes longer
+_JUST_AFTER_S, _GRACE_S = 0.05, 1.0  # after a place is free: to try, and to go on trying
 _CONFLICT_NOTICE_S = (1.0, 10.0)  # after so long the user is told, and again so often
 STORE_WAIT_S = 5.0
 """How long a daemon that answers, but can't take us in because its store or its host fails, is tried again."""
@@ -182,8 +183,7 @@ class JoinCall:
                     self._is_refused = isinstance(error, ConflictError | InvalidRequestError)
                     self._changed.notify_all()
                     return
-            pauses = conflict.backoff if is_conflict else backoff
-            self._is_closing.wait(pauses.next_s(forever))
+            self._is_closing.wait(conflict.pause_s() if is_conflict else backoff.next_s(forever))
 
     def _told_of_this_process(self, error: CkptdError) -> CkptdError:
         """Return a conflict as it is reported: those of one process share a place if they name the daemon alike."""
@@ -236,8 +236,9 @@ class _Conflict:
     """A place that is taken, for as long as it is: how long it is tried, how often, and when the user is told."""
 
     def __init__(self) -> None:
-        self.backoff = Backoff(_LONGEST_CONFLICT_PAUSE_S)
+        self._backoff = Backoff(_LONGEST_CONFLICT_PAUSE_S)
         self._deadline: Deadline | None = None
+        self._free_in_s: float | None = None
         self._began = 0.0
         self._notice_s = _CONFLICT_NOTICE_S[0]
 
@@ -246,11 +247,25 @@ class _Conflict:
         """Whether the holder has kept its place for longer than its lease."""
         return self._deadline is not None and self._deadline.has_passed
 
+    def pause_s(self) -> float:
+        """Return how long to pause now: until the place is free, if that is known and soon."""
+        assert self._deadline is not None, "a refusal came first"
+        pause_s = self._backoff.next_s(self._deadline)
+        return pause_s if self._free_in_s is None else min(pause_s, self._free_in_s + _JUST_AFTER_S)
+
     def go_on(self, error: CkptdError, wait_s: float) -> None:
-        """Note one more refusal; the first begins the time of `wait_s`."""
+        """Note one more refusal; the first begins the time of `wait_s`, which lasts until the place can be free."""
         now = time.monotonic()
         if self._deadline is None:
             self._deadline, self._began = Deadline(wait_s), now
+        self._free_in_s = error.free_in_s if isinstance(error, ConflictError) else None
+        if self._free_in_s is not None and self._deadline.remaining_s < self._free_in_s + _GRACE_S:
+            self._deadline = Deadline(self._free_in_s + _GRACE_S)
         if now - self._began >= self._notice_s and not self.is_over:
             self._notice_s = now - self._began + _CONFLICT_NOTICE_S[1]
-            _log.warning("%s; trying for %.0f s more", error, self._deadline.remaining_s)
+            free = (
+                ""
+                if self._free_in_s is None
+                else f", as that one is gone: its place is free in {self._free_in_s:.0f} s"
+            )
+            _log.warning("%s; trying for %.0f s more%s", error, self._deadline.remaining_s, free)

@@ -381,4 +381,13 @@ class SaveEnded:
     index_crc32c: int | None = field(default=None, compare=False)
 
 
-FromCoordinator = Attached | Fenced | Replaced | Go | SaveEnded
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """What was declared was not taken, as `reason` says; it is when it is said again, and that has changed."""
+
+    term: int
+    request_id: str
+    reason: str
+
+
+FromCoordinator = Attached | Fenced | Replaced | Go | SaveEnded | NotYet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from ckptd.engine.hosts.messages import AgentLife, FromCoordinator, Go, HostDeclaration, SaveEnded
@@ -15,6 +16,10 @@ ToAgent = Callable[[FromCoordinator, str], None]
 
 Stamp = Callable[[Declaration], Declaration]
 """Adds to a declaration who makes it, and what the caller may do."""
+
+
+Beginning = Callable[[str, Declaration], AbstractContextManager[None]]
+"""Lets the block declare for the agent of a host; `NotNowError` if that begins more than its limits allow."""
 
 
 def no_index() -> None:

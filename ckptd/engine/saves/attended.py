@@ -29,7 +29,7 @@ from ckptd.engine.hosts.messages import (
 from ckptd.engine.hosts.views import HostsView, HostView
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.engine.refusals import NotNowError
-from ckptd.engine.saves.asked import Stamp, ToAgent
+from ckptd.engine.saves.asked import Beginning, Stamp, ToAgent
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.host_places import HostPlaces
 from ckptd.engine.saves.host_requests import HostRequests, guarded
@@ -208,6 +208,14 @@ class AttendedHosts:
             if not self.is_fenced:
                 raise
         raise NotNowError(f"the root has another coordinator, which gives out places: {self._root.fenced().holder}")
+
+    def runs(self) -> dict[str, tuple[str, ...]]:
+        """Return the runs in which ranks of each host have places."""
+        return self._places.runs()
+
+    def limit(self, beginning: Beginning) -> None:
+        """Have each declaration of an agent made inside `beginning`, which may refuse it for now."""
+        self._requests.beginning = beginning
 
     def depart(self, agent: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""

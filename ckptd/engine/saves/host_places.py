@@ -32,6 +32,7 @@ class _Placed:
 class _Host:
     places: dict[tuple[str, int], _Placed] = field(default_factory=dict)  # by run and rank
     lives: Counter[str] = field(default_factory=Counter)  # how many of them by each life of the agent
+    runs: Counter[str] = field(default_factory=Counter)  # how many of them in each run
     present: str = ""  # the life that attended last
 
     @property
@@ -44,6 +45,7 @@ class _Host:
         self.take(place)
         self.places[place] = placed
         self.lives[placed.by] += 1
+        self.runs[place[0]] += 1
 
     def take(self, place: tuple[str, int]) -> _Placed | None:
         """Forget a place; return it."""
@@ -52,6 +54,9 @@ class _Host:
             self.lives[placed.by] -= 1
             if not self.lives[placed.by]:
                 del self.lives[placed.by]
+            self.runs[place[0]] -= 1
+            if not self.runs[place[0]]:
+                del self.runs[place[0]]
         return placed
 
 
@@ -108,6 +113,11 @@ class HostPlaces:
         for host, run, rank in placed:
             found.setdefault(host, {}).setdefault(run, []).append(rank)
         return found
+
+    def runs(self) -> dict[str, tuple[str, ...]]:
+        """Return the runs in which ranks of each host have places."""
+        with self._lock:
+            return {host: tuple(each.runs) for host, each in self._hosts.items() if each.runs}
 
     def depart(self, host: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""

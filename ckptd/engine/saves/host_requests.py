@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 from ckptd.engine.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from ckptd.engine.hosts.messages import (
     Go,
     HeardEnd,
     HostDeclaration,
+    NotYet,
     Owed,
     PartFailed,
     PartSealed,
@@ -32,7 +33,7 @@ from ckptd.engine.hosts.views import PartView
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.refusals import NotNowError
-from ckptd.engine.saves.asked import Asked, Stamp, no_index
+from ckptd.engine.saves.asked import Asked, Beginning, Stamp, no_index
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.host_orders import order, passed_on_alone, renewed
 from ckptd.engine.saves.host_places import HostPlaces
@@ -68,6 +69,7 @@ class HostRequests:
         """
         self._coordinator, self._places, self._workers = coordinator, places, workers
         self._fenced, self._send = fenced, send
+        self.beginning: Beginning = lambda host, declaration: nullcontext()
         self._lock = threading.RLock()
         self._asked: dict[tuple[str, str], Asked] = {}  # by host and request
         self._ended: OrderedDict[tuple[str, str], Asked] = OrderedDict()  # those of them that are over
@@ -209,11 +211,13 @@ class HostRequests:
                     epoch = self._places.place(asked.by.host, said.run, part.member, part.options)
                 save = replace(part.declaration.save, epoch=epoch, save_id="", attempt=0, plan_id="")
                 declaration = asked.stamp(replace(part.declaration, save=save, host=asked.by.host))
-                answers.append(self._coordinator.declare(declaration))
+                with self.beginning(asked.by.host, declaration):
+                    answers.append(self._coordinator.declare(declaration))
                 asked.declared.append(declaration)
-        except NotNowError:
+        except NotNowError as error:
             self._again[key] = said.request_id
             self._forget(asked)  # it says so again
+            self._send(asked.by.host, NotYet(self._coordinator.agents.term, said.request_id, str(error)), said.run)
             return
         except NotFoundError as error:
             _log.debug("the %s has to say again what its ranks hold: %s", asked.by, error)

@@ -65,17 +65,17 @@ class Membership:
         holder = self._holder(now)
         if member.world_size != self.world_size:
             if holder is not None:
-                raise _occupied(member, holder.member)
+                raise self._occupied(member, holder, now)
         elif own is None:
             if holder is not None or not self._places:
                 _check_agreed(member, options, holder)
                 if holder is not None and not self._connected:
                     # They may be of a job that has just died. Its first rank to be replaced would begin a new epoch,
                     # and end what this process has begun by then.
-                    raise _occupied(member, holder.member)
+                    raise self._occupied(member, holder, now)
                 return self._take(member, options)
         elif self._holds(own, now):
-            raise _occupied(member, own.member)
+            raise self._occupied(member, own, now)
         self.epoch += 1
         self._clear()
         return self._take(member, options)
@@ -197,21 +197,21 @@ class Membership:
             return False
         return place.lost_at is None or now - place.lost_at < self.lease_s
 
+    def _occupied(self, member: Member, holder: _Place, now: float) -> ConflictError:
+        error = ConflictError(
+            "the run is in use: another job holds it, and two must not save into one run",
+            expected=f"{holder.member}, which is connected or was until just now",
+            actual=str(member),
+        )
+        error.holder = str(holder.member)
+        error.free_in_s = None if holder.lost_at is None else max(0.0, holder.lost_at + self.lease_s - now)
+        return error
+
     def _place(self, member: Member, epoch: int) -> _Place | None:
         place = self._places.get(member.rank)
         if epoch != self.epoch or place is None or place.member.incarnation != member.incarnation:
             return None
         return place
-
-
-def _occupied(member: Member, holder: Member) -> ConflictError:
-    error = ConflictError(
-        "the run is in use: another job holds it, and two must not save into one run",
-        expected=f"{holder}, which is connected or was until just now",
-        actual=str(member),
-    )
-    error.holder = str(holder)
-    return error
 
 
 def _check_agreed(member: Member, options: RunOptions, other: _Place | None) -> None:

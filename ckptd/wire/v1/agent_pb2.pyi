@@ -253,20 +253,22 @@ class MessagePart(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., last: bool = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
-    __slots__ = ("attached", "fenced", "replaced", "go", "ended", "part")
+    __slots__ = ("attached", "fenced", "replaced", "go", "ended", "part", "not_yet")
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
     GO_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
+    NOT_YET_FIELD_NUMBER: _ClassVar[int]
     attached: Attached
     fenced: Fenced
     replaced: Replaced
     go: Go
     ended: SaveEnded
     part: MessagePart
-    def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., ended: _Optional[_Union[SaveEnded, _Mapping]] = ..., part: _Optional[_Union[MessagePart, _Mapping]] = ...) -> None: ...
+    not_yet: NotYet
+    def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., ended: _Optional[_Union[SaveEnded, _Mapping]] = ..., part: _Optional[_Union[MessagePart, _Mapping]] = ..., not_yet: _Optional[_Union[NotYet, _Mapping]] = ...) -> None: ...
 
 class Attached(_message.Message):
     __slots__ = ("term", "lease_s", "ends", "hears")
@@ -287,6 +289,16 @@ class Fenced(_message.Message):
     term: int
     holder: str
     def __init__(self, term: _Optional[int] = ..., holder: _Optional[str] = ...) -> None: ...
+
+class NotYet(_message.Message):
+    __slots__ = ("term", "request_id", "reason")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    request_id: str
+    reason: str
+    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Replaced(_message.Message):
     __slots__ = ("term", "by")

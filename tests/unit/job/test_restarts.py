@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from types import SimpleNamespace
-
-import pytest
 
 from ckptd.job.daemons import JobDaemon
 from ckptd.job.restarts import Restarts
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("ckptd.job.restarts.time", SimpleNamespace(monotonic=lambda: now[0]))
-    return now
 
 
 def agent(tmp_path, *, has_served):
@@ -24,8 +14,9 @@ def agent(tmp_path, *, has_served):
     return JobDaemon("agent", (), tmp_path / "ready", tmp_path / "agent.log", has_served=has_served)
 
 
-def test_one_that_another_has_replaced_is_left_and_its_log_says_why(tmp_path, clock, caplog):
-    restarts, replaced = Restarts(), agent(tmp_path, has_served=True)
+def test_one_that_another_has_replaced_is_left_and_its_log_says_why(tmp_path, caplog):
+    clock = [100.0]
+    restarts, replaced = Restarts(lambda: clock[0]), agent(tmp_path, has_served=True)
     assert not restarts.is_due(replaced, 4)
     clock[0] += 1000.0
     assert not restarts.is_due(replaced, 4)
@@ -34,12 +25,13 @@ def test_one_that_another_has_replaced_is_left_and_its_log_says_why(tmp_path, cl
     ]
 
 
-def test_one_that_ends_before_it_serves_is_tried_again(tmp_path, clock):
+def test_one_that_ends_before_it_serves_is_tried_again(tmp_path):
     assert Restarts().is_due(agent(tmp_path, has_served=False), 4)  # what it follows may not have ended yet
 
 
-def test_pauses_grow_and_at_last_it_is_given_up(tmp_path, clock, caplog):
-    restarts, ending = Restarts(), agent(tmp_path, has_served=True)
+def test_pauses_grow_and_at_last_it_is_given_up(tmp_path, caplog):
+    clock = [100.0]
+    restarts, ending = Restarts(lambda: clock[0]), agent(tmp_path, has_served=True)
     with caplog.at_level(logging.WARNING):
         for number in range(20):
             assert restarts.is_due(ending, -signal.SIGKILL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -97,18 +96,3 @@ def test_two_nodes_that_both_make_them_are_told_that_one_is_enough(tmp_path):
     (job / "ca.key").write_text("of the other, which has not written the certificate yet")
     with pytest.raises(ConflictError, match="pass --first on one only"):
         secrets_of_job.make(job, ("a",), tmp_path / "one")
-
-
-def test_a_wait_is_told_to_the_user(tmp_path, monkeypatch, caplog):
-    now = [0.0]
-    monkeypatch.setattr("ckptd.job.waits.time", SimpleNamespace(monotonic=lambda: now[0]))
-
-    def pause():
-        now[0] += 1.0
-
-    with pytest.raises(UnavailableError):
-        secrets_of_job.wait_for(tmp_path / "job", ("a",), tmp_path / "one", 60.0, pause)
-    assert [each.getMessage() for each in caplog.records] == [
-        f"waiting for the first node of the job, which has put no token in {tmp_path}/job; for {left} s more at most"
-        for left in (55, 25)
-    ]

@@ -76,7 +76,9 @@ def test_a_remote_caller_catches_the_class_that_was_raised(kind, code):
 def test_what_programs_decide_by_travels_as_fields():
     occupied = errors.ConflictError("the run is in use", expected="rank 0 (pid 1 on a), which was here until just now")
     occupied.holder = "rank 0 (pid 1 on a)"
-    assert across(occupied).holder == "rank 0 (pid 1 on a)"
+    assert (across(occupied).holder, across(occupied).free_in_s) == ("rank 0 (pid 1 on a)", None)
+    occupied.free_in_s = 3.5
+    assert across(occupied).free_in_s == 3.5
     assert across(errors.ConflictError("already saved")).holder == ""
     assert across(errors.CorruptionError("bad", tensor="w")).tensor == "w"
 

@@ -99,6 +99,18 @@ def test_a_place_that_is_taken_is_waited_for_and_then_given_up_for_good(monkeypa
     joined.close()
 
 
+def test_a_place_whose_process_is_gone_is_waited_for_until_it_is_free(monkeypatch, caplog):
+    def gone(free_in_s):
+        error = ConflictError("rank 2 is held by another")
+        error.holder, error.free_in_s = "rank 2 (pid 7 on b)", free_in_s
+        return error
+
+    seams.FIRST_CONFLICT_WAIT_S.put(monkeypatch, 0.0)  # alone, it would have been given up at once
+    joined = member_of(Stub(gone(0.3), gone(0.1), gone(0.0), 5))
+    assert joined.welcome(Deadline(BOUND_S)).epoch == 5
+    joined.close()
+
+
 def test_a_process_that_was_evicted_does_not_try_again():
     stub = Stub(3, EvictedError("evicted by token:ops"), 4)
     joined = member_of(stub)

@@ -33,6 +33,19 @@ def test_a_second_job_is_refused_while_the_first_holds_its_places():
         places.join(member(2, "b", world_size=3), 1.0)
 
 
+def test_a_refusal_says_when_the_place_is_free_if_its_process_is_gone():
+    places = joined()
+    with pytest.raises(ConflictError) as held:
+        places.join(member(0, "b"), 1.0)
+    assert held.value.free_in_s is None
+    places.disconnect(member(1), 1, now=1.0)
+    places.disconnect(member(0), 1, now=2.0)
+    with pytest.raises(ConflictError) as lost:
+        places.join(member(0, "b", world_size=1), 4.0)
+    assert (lost.value.holder, lost.value.free_in_s) == ("rank 0 of 2 (pid 100 on host)", 3.0)
+    assert places.join(member(0, "b", world_size=1), 7.0) == 2
+
+
 def test_the_same_process_may_come_back_within_its_lease_and_after():
     places = joined()
     places.disconnect(member(0), 1, now=1.0)
