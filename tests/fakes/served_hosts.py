@@ -17,6 +17,7 @@ from ckptd.engine.catalog.term import Term
 from ckptd.engine.saves.attended import AttendedHosts
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import Settings
+from ckptd.service.gate import Access
 from ckptd.service.server import Server, ServerOptions
 from ckptd.storage.base import Store
 from ckptd.storage.local.local_store import LocalStore
@@ -30,9 +31,9 @@ LEASE_S = 60.0  # long: what a test does not end by itself is not ended by a bus
 class Serving:
     """One engine behind a server, in a loop of its own thread."""
 
-    def __init__(self, engine: Any, path: Path, hosts: Any = None) -> None:
+    def __init__(self, engine: Any, path: Path, hosts: Any = None, access: Access | None = None) -> None:
         self.engine, self.address = engine, f"unix://{path}"
-        self.hosts = hosts
+        self.hosts, self._access = hosts, access or Access()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -45,7 +46,7 @@ class Serving:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_S)
 
     async def _start(self) -> Server:
-        options = ServerOptions(listen=(addresses.parse(self.address),))
+        options = ServerOptions(listen=(addresses.parse(self.address),), access=self._access)
         server = Server(self.engine, options, hosts=self.hosts)
         await server.start()
         return server
@@ -83,8 +84,8 @@ class Serving:
 class ServedHosts:
     """See the module. The coordinator is of term 1 of the root, the next one of term 2."""
 
-    def __init__(self, base: Path, root: Store, settings: Settings) -> None:
-        self.base, self.root, self.settings = base, root, settings
+    def __init__(self, base: Path, root: Store, settings: Settings, access: Access | None = None) -> None:
+        self.base, self.root, self.settings, self.access = base, root, settings, access
         self.agents: dict[str, Serving] = {}
         self.start_coordinator()
 
@@ -96,7 +97,7 @@ class ServedHosts:
         term = Term(self.root, coordinator.clock, holder="the coordinator", addresses=[f"unix://{path}"])
         term.take()
         self.hosts = AttendedHosts(coordinator, term=term, lease_s=self.settings.lease_s)
-        self.coordinator = Serving(coordinator, path, self.hosts)
+        self.coordinator = Serving(coordinator, path, self.hosts, self.access)
 
     def stop_coordinator(self) -> None:
         """End its life."""
@@ -125,9 +126,11 @@ class ServedHosts:
 
 
 @contextlib.contextmanager
-def served_hosts(base: Path, hosts: Sequence[str], settings: Settings | None = None) -> Iterator[ServedHosts]:
-    """Run a coordinator and agents for these hosts, over a directory below `base`."""
-    running = ServedHosts(base, LocalStore(str(base / "root")), settings or Settings(lease_s=LEASE_S))
+def served_hosts(
+    base: Path, hosts: Sequence[str], settings: Settings | None = None, access: Access | None = None
+) -> Iterator[ServedHosts]:
+    """Run a coordinator, which judges callers by `access`, and agents of these hosts, over a directory in `base`."""
+    running = ServedHosts(base, LocalStore(str(base / "root")), settings or Settings(lease_s=LEASE_S), access)
     try:
         for host in hosts:
             running.start(host)
