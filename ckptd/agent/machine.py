@@ -326,9 +326,8 @@ class AgentMachine:
 
     def attending(self, coordinator: str, now: float) -> AttendingView:
         """Describe for operators what is known of the coordinator at this address."""
-        silent_s, is_replaced = self.silent_s(now), self.replaced_by is not None
-        known = self.life.host, coordinator, self.highest_term, self.is_attached, silent_s, self.lease_s, is_replaced
-        return AttendingView(*known, self.why_not)
+        known = self.life.host, coordinator, self.highest_term, self.is_attached, self.silent_s(now), self.lease_s
+        return AttendingView(*known, self.replaced_by is not None, self.why_not)
 
     def silent_s(self, now: float) -> float | None:
         """Return for how long the coordinator said nothing, None if it never did."""
