@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from ckptd.engine.hosts.messages import AgentLife, CarriedSave, Go, HostDeclaration, Receipt
+from ckptd.engine.hosts.messages import AgentLife, CarriedSave, Go, HostDeclaration, PartFailed, Receipt
 from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
+from ckptd.errors import CkptdError, NotPermittedError, StorageFullError
 
 
 class PartPhase(Enum):
@@ -50,6 +51,7 @@ class HostSave:
         sealed: the receipts of earlier attempts, by save: a later coordinator may go on with one of them.
         failure: why it will not come, once that is so.
         failed_rank: the rank that gave it up; None if that was not a rank.
+        error: of the store that refused it, where its kind says who has to act.
         since_term: in which term a coordinator was told of it first, 0 if that may have been before this life; None if
             it was told to none.
         told_at: when the coordinator was last told of it by itself; None if it never was.
@@ -68,6 +70,7 @@ class HostSave:
     sealed: dict[str, tuple[Receipt, ...]] = field(default_factory=dict)
     failure: str = ""
     failed_rank: int | None = None
+    error: CkptdError | None = None
     since_term: int | None = None
     told_at: float | None = None
     again_s: float = 0.0
@@ -82,6 +85,15 @@ class HostSave:
     def all_saves(self) -> set[str]:
         """The ids of all attempts at it that wrote something."""
         return {self.save, *self.sealed} - {""}
+
+    def fail(self, why: str | CkptdError, rank: int | None) -> None:
+        """It will not come: `rank` gave it up, or something else is the reason."""
+        self.phase, self.failure, self.failed_rank = PartPhase.FAILED, str(why), rank
+        self.error = why if isinstance(why, StorageFullError | NotPermittedError) else None
+
+    def failed(self, by: AgentLife, term: int) -> PartFailed:
+        """Return what the coordinator is told of one that will not come."""
+        return PartFailed(by, term, self.declaration.request_id, self.save, self.failure, self.failed_rank, self.error)
 
     def is_due(self, now: float) -> bool:
         """Whether the coordinator has to be told of it again, as it did not answer."""

@@ -32,13 +32,13 @@ from ckptd.engine.hosts.messages import (
     HostDeclaration,
     NotYet,
     Owed,
-    PartFailed,
     PartSealed,
     Receipt,
     Replaced,
     SaveEnded,
 )
 from ckptd.engine.hosts.views import AttendingView
+from ckptd.errors import CkptdError
 
 MOST_READ = 1000
 """Checkpoints that one message says are being read."""
@@ -155,9 +155,9 @@ class AgentMachine:
         what = "what is there cannot be read" if found is None else "other bytes than ours are there"
         return self.fill_failed(own.save, f"the key {own.key} is taken, and {what}", now)
 
-    def fill_failed(self, save_id: str, reason: str, now: float) -> list[Effect]:
+    def fill_failed(self, save_id: str, why: str | CkptdError, now: float) -> list[Effect]:
         """A shard could not be written."""
-        return [work for save in self._filling(save_id) for work in self._fail(save, reason, now)]
+        return [work for save in self._filling(save_id) for work in self._fail(save, why, now)]
 
     def stopped(self, save_id: str) -> None:
         """The writers of a save have ended: nothing of this life's can come to its keys any more."""
@@ -381,12 +381,11 @@ class AgentMachine:
         if save.phase is PartPhase.DECLARED:
             return self._say(DeclareHost(self.life, self.highest_term, save.told_in(self.highest_term)))
         if save.phase is PartPhase.FAILED:
-            failed = PartFailed(self.life, self.highest_term, request_id, save.save, save.failure, save.failed_rank)
-            return self._say(failed)
+            return self._say(save.failed(self.life, self.highest_term))
         return []
 
-    def _fail(self, save: HostSave, reason: str, now: float, rank: int | None = None) -> list[Effect]:
-        save.phase, save.failure, save.failed_rank = PartPhase.FAILED, reason, rank
+    def _fail(self, save: HostSave, why: str | CkptdError, now: float, rank: int | None = None) -> list[Effect]:
+        save.fail(why, rank)
         return self._tell_of(save, now)
 
     def _say(self, message: FromAgent) -> list[Effect]:

@@ -192,7 +192,7 @@ class Writing:
         try:
             go = self._shares.completed(go, said)
         except NotFoundError as error:
-            self._fill_failed(go, str(error))
+            self._fill_failed(go, error)
             return
         part = self._parts.get(go.save)
         if go.shard is None:
@@ -214,7 +214,7 @@ class Writing:
                 go,
                 self._clock,
                 on_end=lambda: self._ended_lane(go, part),
-                on_failure=lambda error: self._fill_failed(go, str(error)),
+                on_failure=lambda error: self._fill_failed(go, error),
             )
         except CkptdError as error:
             with self.lock:
@@ -222,7 +222,7 @@ class Writing:
                     self.machine.stopped(go.save)
                 else:
                     self._parts.pop(go.save, None)
-                    self._fill_failed(go, str(error))
+                    self._fill_failed(go, error)
             return
         with self.lock:
             if not part.is_stopped:
@@ -253,9 +253,9 @@ class Writing:
         with self.lock:
             self.do(self.machine.passing_failed(go.request_id, reason, self._clock.boot_s()))
 
-    def _fill_failed(self, go: Go, reason: str) -> None:
+    def _fill_failed(self, go: Go, why: str | CkptdError) -> None:
         with self.lock:
-            self.do(self.machine.fill_failed(go.save, reason, self._clock.boot_s()))
+            self.do(self.machine.fill_failed(go.save, why, self._clock.boot_s()))
 
     def _ended_lane(self, go: Go, part: _Part) -> None:
         with self.lock:
@@ -272,7 +272,7 @@ class Writing:
         try:
             receipt = sums_there(self._store, go, self.machine.life, shard)
         except CkptdError as error:
-            self._fill_failed(go, str(error))
+            self._fill_failed(go, error)
             return
         if receipt is None:
             return

@@ -65,10 +65,11 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
             sealed = agent_pb2.PartSealed(agent=agent, term=term, request_id=request_id, save=save)
             sealed.receipts.extend(_receipt_to_wire(each) for each in receipts)
             return agent_pb2.AgentMessage(sealed=sealed)
-        case PartFailed(term=term, request_id=request_id, save=save, reason=reason, rank=rank):
+        case PartFailed(term=term, request_id=request_id, save=save, reason=reason, rank=rank, error=error):
             failed = agent_pb2.PartFailed(
                 agent=agent, term=term, request_id=request_id, save=save, reason=reason, rank=rank
             )
+            failed.error = b"" if error is None else status.pack(error)
             return agent_pb2.AgentMessage(failed=failed)
 
 
@@ -108,7 +109,8 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
             agent, request_id = life_from_wire(failed.agent), convert.request_id_from_wire(failed.request_id)
             reason = convert.text_from_wire(failed.reason)
             rank = failed.rank if failed.HasField("rank") else None
-            return PartFailed(agent, _term(failed.term), request_id, _save(failed.save), reason, rank)
+            error = status.unpack(failed.error) if failed.error else None
+            return PartFailed(agent, _term(failed.term), request_id, _save(failed.save), reason, rank, error)
         case "end_seen":
             seen = message.end_seen
             ends = (_end_from_wire(seen),) if seen.save and seen.is_sole else ()

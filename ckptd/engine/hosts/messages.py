@@ -234,7 +234,10 @@ class PartSealed:
 
 @dataclass(frozen=True, slots=True)
 class PartFailed:
-    """This host's part of a request will not come: a rank is gone, or `rank` gave up, or the store refused."""
+    """This host's part of a request will not come: a rank is gone, or `rank` gave up, or the store refused.
+
+    `error` is how the store did that, where its kind says who has to act.
+    """
 
     agent: AgentLife
     term: int
@@ -242,6 +245,7 @@ class PartFailed:
     save: str
     reason: str
     rank: int | None = None
+    error: CkptdError | None = field(default=None, compare=False)
 
 
 FromAgent = Hello | Beat | DeclareHost | PartSealed | PartFailed

@@ -19,8 +19,8 @@ from ckptd.engine.layout import Layout
 from ckptd.engine.saves.remembered import remembered
 from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.save import Save
-from ckptd.engine.saves.session import Phase
-from ckptd.errors import ConflictError, NotFoundError
+from ckptd.engine.saves.session import Failed, Phase
+from ckptd.errors import CkptdError, ConflictError, NotFoundError
 
 
 class FromAgents:
@@ -124,10 +124,15 @@ class FromAgents:
                 for rank in shard.debts():
                     found.lane_ended(rank, receipt.shard)
 
-    def failed(self, save: SaveRef, by: AgentLife, reason: str, rank: int | None = None) -> None:
-        """Hear that a host's part of a save will not come, as `rank` gave it up if one did."""
+    def failed(
+        self, save: SaveRef, by: AgentLife, reason: str, rank: int | None = None, error: CkptdError | None = None
+    ) -> None:
+        """Hear that a host's part of a save will not come, as `rank` gave it up if one did, or the store by `error`."""
         with self._of(save, by) as found:
-            if found is not None:
+            if found is not None and error is not None:
+                error.add_note(f"while the {by} wrote its part of {save}")
+                found.handle(Failed(remembered(error)))
+            elif found is not None:
                 found.fail(f"{f'the {by}' if rank is None else f'rank {rank}'} gave up: {reason}")
 
     def heard_end(self, save: SaveRef, by: AgentLife) -> None:

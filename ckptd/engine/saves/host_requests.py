@@ -168,7 +168,8 @@ class HostRequests:
         elif isinstance(message, PartSealed):
             self._sealed(message, asked)
         elif asked.ref is not None:
-            self._coordinator.agents.failed(asked.ref, message.agent, message.reason, message.rank)
+            failed = message.reason, message.rank, message.error
+            self._coordinator.agents.failed(asked.ref, message.agent, *failed)
         else:
             self._withdraw(asked, message)
 

@@ -207,20 +207,22 @@ class PartSealed(_message.Message):
     def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ...) -> None: ...
 
 class PartFailed(_message.Message):
-    __slots__ = ("agent", "term", "request_id", "save", "reason", "rank")
+    __slots__ = ("agent", "term", "request_id", "save", "reason", "rank", "error")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     agent: AgentLife
     term: int
     request_id: str
     save: str
     reason: str
     rank: int
-    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., reason: _Optional[str] = ..., rank: _Optional[int] = ...) -> None: ...
+    error: bytes
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., reason: _Optional[str] = ..., rank: _Optional[int] = ..., error: _Optional[bytes] = ...) -> None: ...
 
 class HeardEnd(_message.Message):
     __slots__ = ("save", "request_id")

@@ -31,13 +31,14 @@ from ckptd.engine.hosts.messages import (
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.lanes.host_share import part_of
 from ckptd.engine.lanes.plan import plan
-from ckptd.errors import InvalidRequestError
+from ckptd.errors import InvalidRequestError, StorageFullError
 from ckptd.storage.base import Durability
 from ckptd.wire import agents, shares
 from ckptd.wire.v1 import agent_pb2
 from tests.fakes.ranks import six_on_three_hosts
 
 LIFE = AgentLife("h1", "i1", 12.5, "boot-3", "`ckptd run` on n1")
+EARLIER_LIFE = replace(LIFE, started_by="")  # as earlier versions tell it
 MEMBER = Member(2, 6, "r2", "h1", 4711)
 SAID = Declaration(SaveRef("runs/r", 3, 5, rank=2, incarnation="r2"), "q2", 6, bytes(32), overwrite=True)
 DECLARED = HostDeclaration(
@@ -98,7 +99,7 @@ def test_what_an_agent_tells_comes_through(message):
 def test_what_agents_of_earlier_versions_tell_of_an_end_is_understood(save, is_sole, ends):
     life = agent_pb2.AgentLife(host=LIFE.host, incarnation=LIFE.incarnation, born=LIFE.born, boot=LIFE.boot)
     seen = agent_pb2.EndSeen(agent=life, term=7, save=save, request_id="q", is_sole=is_sole)
-    assert agents.from_agent_from_wire(agent_pb2.AgentMessage(end_seen=seen)) == Beat(LIFE, 7, ends=ends)
+    assert agents.from_agent_from_wire(agent_pb2.AgentMessage(end_seen=seen)) == Beat(EARLIER_LIFE, 7, ends=ends)
 
 
 @pytest.mark.parametrize("message", TOLD_BY_COORDINATOR, ids=lambda each: type(each).__name__)
@@ -163,3 +164,11 @@ def test_what_is_said_by_nobody_or_of_nothing_is_refused():
     named = agents.from_agent_to_wire(Beat(replace(LIFE, host="h\n1"), 7))
     with pytest.raises(InvalidRequestError, match="a printable name"):
         agents.from_agent_from_wire(named)
+
+
+def test_how_a_store_refused_a_part_keeps_its_kind():
+    failed = PartFailed(LIFE, 7, "q", "s1", "the disk is full", error=StorageFullError("the disk is full", key="r/m-1"))
+    heard = agents.from_agent_from_wire(agents.from_agent_to_wire(failed))
+    assert isinstance(heard, PartFailed)
+    assert isinstance(heard.error, StorageFullError)
+    assert (str(heard.error), heard.error.key) == (str(failed.error), "r/m-1")
