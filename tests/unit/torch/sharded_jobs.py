@@ -174,3 +174,27 @@ def save_where_the_environment_says(rank, world_size, address):
     finally:
         del os.environ["CKPTD_ADDRESS"]
         close_all()
+
+
+def dcp_by_agents(rank, world_size, addresses, stock, step):
+    """Save with DCP by this rank's agent, and with stock; return what each loads into another layout, and the state."""
+    import torch.distributed.checkpoint as dcp
+
+    from ckptd.torch import CkptdStorageReader, CkptdStorageWriter
+
+    mesh, address = init_device_mesh("cpu", (world_size,)), addresses[rank]
+
+    def state(full, placement):
+        wide = distribute_tensor(full.clone(), mesh, [placement])
+        return {"wide": wide, "half": distribute_tensor(full.half(), mesh, [placement]), "plain": full[0].clone()}
+
+    held = state(FULL + step, Shard(0))
+    writer = CkptdStorageWriter(address, run="dcp")
+    dcp.save(held, checkpoint_id=step, storage_writer=writer)
+    writer.close()
+    dcp.save(held, checkpoint_id=stock)
+    ours, theirs = state(torch.zeros_like(FULL), Shard(1)), state(torch.zeros_like(FULL), Shard(1))
+    reader = CkptdStorageReader(address, run="dcp")
+    dcp.load(ours, checkpoint_id=step, storage_reader=reader)
+    dcp.load(theirs, checkpoint_id=stock)
+    return whole(ours), whole(theirs), whole(held)

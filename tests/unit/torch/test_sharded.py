@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import ckptd  # noqa: E402
 from ckptd.torch import load  # noqa: E402
+from tests.fakes.served_hosts import served_hosts  # noqa: E402
 from tests.unit.client.served import Daemon  # noqa: E402
 from tests.unit.torch import sharded_jobs as jobs  # noqa: E402
 from tests.unit.torch.gloo import Ranks  # noqa: E402
@@ -125,3 +128,16 @@ def test_the_environment_names_the_daemon_and_torch_the_ranks(ranks, daemon, mon
     assert torch.equal(load("runs/path")["w"], jobs.FULL)
     with pytest.raises(ckptd.InvalidRequestError, match="below the daemon's root"):
         ckptd.torch.save({"w": jobs.FULL}, daemon.root / "runs/path", 2)
+
+
+def test_dcp_saves_by_the_agents_of_two_hosts_and_loads_what_stock_loads(ranks, tmp_path):
+    with tempfile.TemporaryDirectory(prefix="ckptd-") as base, served_hosts(Path(base), "ab") as hosts:
+        addresses = [hosts.agents[host].address for host in "aabb"]
+        for step in (1, 2):
+            for ours, theirs, held in ranks.each(4, jobs.dcp_by_agents, addresses, str(tmp_path / f"{step}"), step):
+                assert ours.keys() == theirs.keys() == held.keys()
+                for name, value in held.items():
+                    assert ours[name].tobytes() == theirs[name].tobytes() == value.tobytes(), name
+            assert len(list((Path(base) / "root/dcp").glob(f"model.ckpt-{step}.data-*"))) == 2  # one a host
+            hosts.stop("b")
+            hosts.start("b")
