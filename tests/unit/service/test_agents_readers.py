@@ -42,6 +42,12 @@ class Hearing:
     def tick(self):
         pass
 
+    def runs(self):
+        return {}
+
+    def limit(self, beginning):
+        pass
+
 
 class Guarded(Serving):
     async def _start(self):
