@@ -33,6 +33,9 @@ class Hearing:
         self.heard.append(message)
         return Attached(1, 15.0)
 
+    def admit(self, hello):
+        pass
+
     def attend(self, hello, send, stamp):
         return Attached(1, 15.0)
 
