@@ -20,6 +20,7 @@ from ckptd.client.restoring.restoring import Array
 from ckptd.client.saving import dropping
 from ckptd.client.saving.launching import Launcher
 from ckptd.client.saving.pending import PendingSave
+from ckptd.client.saving.stall import Stall
 from ckptd.client.saving.transport import SaveRequest
 from ckptd.client.saving.under_way import UnderWay
 from ckptd.client.stored_run import StoredRun
@@ -176,6 +177,7 @@ class Checkpointer(StoredRun):
             InvalidRequestError: naming the tensor that can't be saved.
             UnavailableError: the save before the last has not ended within `timeout_s`.
         """
+        stall = Stall()
         self._check_open()
         self._under_way.raise_unseen()
         step = None if step is None else options.check_step(step)
@@ -192,6 +194,7 @@ class Checkpointer(StoredRun):
             suffix,
             write_state=write_state,
             name=self._options.name if name is None else naming.check_checkpoint_name(name),
+            stall=stall,
         )
         pending = self._launcher.launch(
             request, arrays, immutable=immutable, replicas=self._replicas, may_differ=may_differ

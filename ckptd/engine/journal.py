@@ -45,6 +45,7 @@ class Measured:
         phases_s: how long each phase of a save took, those that it came to the end of.
         lag_s: of a save of several ranks: how long after the median the last byte of the slowest came.
         received_bytes: what came here, by the way: ``shm``, ``grpc``.
+        stall_s: how long a rank's call of `save` made training stand still, by what it was for.
     """
 
     size_bytes: int
@@ -52,6 +53,7 @@ class Measured:
     phases_s: Mapping[str, float] = field(default_factory=dict)
     lag_s: float | None = None
     received_bytes: Mapping[str, int] = field(default_factory=dict)
+    stall_s: Mapping[str, float] = field(default_factory=dict)
 
 
 _next_act = itertools.count(1).__next__
@@ -70,6 +72,7 @@ class JournalEntry:
         reserve: what its record may use of the room that is set aside, so that a full disk can be emptied. All but
             `NONE` is recorded durably before it happens.
         details: what else is known: texts, numbers, lists of texts.
+        is_recorded: whether it is for those journals too that keep a record; else only for figures.
         measured: returns what was measured of what has ended; called by what needs it, before `Journal.ended` returns.
         act: tells which entry that ends something belongs to which one that began it.
     """
@@ -81,6 +84,7 @@ class JournalEntry:
     actors: tuple[Actor, ...] = (DAEMON,)
     reserve: Reserve = Reserve.NONE
     details: Mapping[str, object] = field(default_factory=dict)
+    is_recorded: bool = True
     measured: Callable[[], Measured] | None = field(default=None, compare=False, repr=False)
     act: int = field(default_factory=_next_act, compare=False)
 
@@ -132,11 +136,14 @@ NO_JOURNAL = NoJournal()
 
 
 class Journals:
-    """Several that take the same entries. What the first refuses to record, the others are not told of."""
+    """Several that take the same entries. What the first refuses to record, the others are not told of.
+
+    The first keeps a record, the others are for figures.
+    """
 
     def __init__(self, first: Journal, *others: Journal) -> None:
         """Tell `first` before the others."""
-        self._first, self._all = first, (first, *others)
+        self._first, self._others, self._all = first, others, (first, *others)
 
     @property
     def complaint(self) -> str:
@@ -150,5 +157,5 @@ class Journals:
 
     def ended(self, entry: JournalEntry) -> None:
         """See `Journal`."""
-        for each in self._all:
+        for each in self._all if entry.is_recorded else self._others:
             each.ended(entry)

@@ -25,6 +25,7 @@ LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 OUTCOMES = ("committed", "aborted", "refused", "failed")
 PHASES = ("declare", "plan", "move", "seal", "commit", "publish")
+PARTS = ("waiting", "preparing", "copying", "declaring")
 PATHS = ("shm", "grpc", "direct")
 REASONS_DELETED = ("retention", "replaced", "other")
 DENIED = ("unauthenticated", "forbidden", "revoked")
@@ -102,6 +103,13 @@ class Figures:
             buckets=LAG_S,
             registry=registry,
         )
+        self.stall = Histogram(
+            "ckptd_client_stall_seconds",
+            "How long calls of save made training stand still, as ranks report it, by what it was for.",
+            ["part"],
+            buckets=STALL_S,
+            registry=registry,
+        )
         self.runs = RunLabels(self._forget, self._begin, most_runs)
         self._begin_shared()
 
@@ -119,6 +127,9 @@ class Figures:
             self.fenced.labels(reason)
         for reason in DENIED:
             self.denied.labels(reason)
+
+        for part in PARTS:
+            self.stall.labels(part)
 
     def _begin(self, run: str) -> None:
         for outcome in OUTCOMES:

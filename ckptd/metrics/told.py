@@ -29,6 +29,7 @@ class ToldFigures:
             "evict": self._evict,
             "refusal": self._refusal,
             "revoked": self._revoked,
+            "stall": self._stall,
         }
 
     def begins(self, entry: JournalEntry) -> None:
@@ -92,6 +93,11 @@ class ToldFigures:
 
     def _revoked(self, entry: JournalEntry) -> None:
         self._figures.denied.labels("revoked").inc()
+
+    def _stall(self, entry: JournalEntry) -> None:
+        if entry.measured is not None:
+            for part, seconds in entry.measured().stall_s.items():
+                self._figures.stall.labels(part).observe(seconds)
 
 
 def _outcome(outcome: str, error: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
-from ckptd.engine.journal import DONE, NO_JOURNAL, Actor, Journal, JournalEntry
+from ckptd.engine.journal import DONE, NO_JOURNAL, Actor, Journal, JournalEntry, Journals, Measured
 from ckptd.errors import CkptdError
 from ckptd.service.refusal_log import PeerBudgets, network_of
 
@@ -110,6 +110,11 @@ class Recorder:
         """Tell that what was under way was ended because its caller may do it no longer. Each is told."""
         told = {"method": method, "reason": reason}
         self._start(self._journal.ended, JournalEntry("revoked", DONE, run, step, (actor,), details=told))
+
+    def measured(self, event: str, run: str, measured: Measured) -> None:
+        """Tell what was measured of something that is no change, where there are figures."""
+        if isinstance(self._journal, Journals):
+            self._journal.ended(JournalEntry(event, DONE, run, is_recorded=False, measured=lambda: measured))
 
     async def _run(self, call: Callable[[JournalEntry], None], entry: JournalEntry) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, call, entry)

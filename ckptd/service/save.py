@@ -13,6 +13,7 @@ from ckptd.access.callers import Caller
 from ckptd.access.roles import Right
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.journal import Measured
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment, LaneTransport
 from ckptd.engine.refusals import NestedRunError, NotNowError
@@ -298,6 +299,9 @@ class SaveService:
             outcome = await self._openings.control(save.run, self._coordinator.outcome, save)
         except NotFoundError:
             return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_UNKNOWN)
+        if request.HasField("stall"):
+            stall_s = convert.stall_from_wire(request.stall)
+            self._recorder.measured("stall", save.run, Measured(0, sum(stall_s.values()), stall_s=stall_s))
         if not await settled_within(outcome, wait_s):
             phase = await self._pools.control(save.run, self._coordinator.phase, save)
             # Between the two looks it may have ended, well or not; then the outcome says it.

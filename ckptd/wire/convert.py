@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -344,6 +344,17 @@ def seconds_from_wire(what: str, value: float, *, most: float = MAX_TIMEOUT_S) -
     if not (math.isfinite(value) and value > 0):
         raise InvalidRequestError(f"{what} is no time to wait", expected="seconds above zero", actual=value)
     return min(value, most)
+
+
+def stall_to_wire(seconds: Mapping[str, float]) -> save_pb2.Stall:
+    """Write how long a call made training stand still, by what it was for."""
+    return save_pb2.Stall(**{f"{part}_s": each for part, each in seconds.items()})
+
+
+def stall_from_wire(stall: save_pb2.Stall) -> dict[str, float]:
+    """Read it; what is no time counts as none."""
+    told = {field.name.removesuffix("_s"): getattr(stall, field.name) for field in stall.DESCRIPTOR.fields}
+    return {part: min(each, MAX_TIMEOUT_S) if math.isfinite(each) and each > 0 else 0.0 for part, each in told.items()}
 
 
 def _member(peer: common_pb2.Peer, rank: int, world_size: int) -> Member:

@@ -18,6 +18,7 @@ from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.saving import waits
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
+from ckptd.client.saving.stall import Stall
 from ckptd.client.saving.transport import RunCatalog, SaveRequest
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
@@ -33,6 +34,7 @@ _CALL_MARGIN_S = 10.0
 _ABORT_TIMEOUT_S = 5.0
 _WITHDRAW_TIMEOUT_S = 2.0  # the caller waits for it, and wants to raise its error
 _MOST_REASON = 255
+_MOST_STALLS = 4  # at most two saves are under way
 _RENEWAL_WAIT_S = 0.2
 
 
@@ -46,6 +48,7 @@ class RemoteSaves:
         self.connection = connection
         self.world_size = connection.member.world_size
         self._catalog = catalog
+        self._stalls: dict[str, Stall] = {}  # by save, until it is told
 
     def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
         """See `SaveTransport.declaration`."""
@@ -107,6 +110,8 @@ class RemoteSaves:
                     # An older daemon can only end what it has planned.
                     answer = self._declare_once(declaration, manifest, deadline, Turn())
                 assert answer is not None  # this turn is not given up
+                if not isinstance(answer, Checkpoint):
+                    self._note_stall(answer.save.save_id, request.stall)
                 return answer
             except UnavailableError as error:
                 if error.is_answer:
@@ -184,7 +189,7 @@ class RemoteSaves:
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """See `SaveTransport.outcome`. A lost answer is requested again, also from a daemon that was restarted."""
-        backoff = Backoff()
+        backoff, stall = Backoff(), self._stalls.pop(save.save_id, None)
         waits.waiting_for(f"the daemon at {self.connection.address} to make it durable")
         phase = save_pb2.SAVE_PHASE_FILLING
         while True:
@@ -195,9 +200,13 @@ class RemoteSaves:
                     f"the outcome of {save} is not known after {deadline.timeout_s:g} s: it was {shown}; "
                     f"`ckptd status {self.connection.address}` shows which ranks it waits for"
                 )
-            request = save_pb2.AwaitRequest(save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True)
+            # While the call that began the save still copies, the save cannot end.
+            seconds = None if stall is None else stall.seconds(wait_s)
+            told = None if seconds is None else convert.stall_to_wire(seconds)
+            request = save_pb2.AwaitRequest(save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True, stall=told)
             try:
                 reply = self._await(request)
+                stall = None if told is not None else stall
             except UnavailableError as error:
                 self.connection.pause(error, deadline, backoff)
                 continue
@@ -212,6 +221,12 @@ class RemoteSaves:
                 raise status.unpack(reply.error)
             if phase == save_pb2.SAVE_PHASE_UNKNOWN:
                 return self._find_saved(save)
+
+    def _note_stall(self, save_id: str, stall: Stall) -> None:
+        """Keep it for the call that waits for the end of the save; one that ends otherwise tells nothing."""
+        self._stalls[save_id] = stall
+        for earlier in list(self._stalls)[:-_MOST_STALLS]:
+            self._stalls.pop(earlier, None)
 
     def _find_saved(self, save: SaveRef) -> Checkpoint:
         """Check whether a save that the daemon has no record of was completed all the same."""

@@ -15,6 +15,7 @@ from ckptd.client.replicas import with_digests
 from ckptd.client.saving import end_of_process
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.save_order import Turn
+from ckptd.client.saving.stall import COPYING, DECLARING, PREPARING
 from ckptd.client.saving.transport import SaveRequest, SaveTransport
 from ckptd.client.saving.under_way import UnderWay
 from ckptd.client.saving.undertaking import Undertaking
@@ -55,6 +56,7 @@ class Launcher:
         """
         prepared: Prepared | None = None
         save: Undertaking | None = None
+        request.stall.goes_on_with(PREPARING)
         try:
             arrays = _given(arrays)
             prepared = self._preparation.prepare(arrays)
@@ -65,12 +67,15 @@ class Launcher:
                 save = Undertaking(self._transport, self._preparation, request, prepared, turn)
                 self._last_turn = turn
                 self._under_way.add(save.completion)
+            request.stall.goes_on_with(DECLARING)
             save.begin()
             _start(save.carry, f"ckptd-save-{request.step}")
             if immutable:
                 _start(save.capture_behind, f"ckptd-save-{request.step}-capture")
             else:
+                request.stall.goes_on_with(COPYING)
                 save.capture()
+                request.stall.goes_on_with(DECLARING)
             with contextlib.suppress(RuntimeError):  # it may need no memory, and its thread will report this
                 threads.reserve(_NUM_RESERVED)
         except BaseException as error:
@@ -81,6 +86,8 @@ class Launcher:
                     prepared.release()
                 self._transport.withdraw(request, why(error))
             raise
+        finally:
+            request.stall.ended()
         end_of_process.settle_if_late()
         return save.pending
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ckptd.client.capture.buffers import RoomPool
@@ -18,6 +18,7 @@ from ckptd.client.deadline import Deadline
 from ckptd.client.saving.dropping import Droppable
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
+from ckptd.client.saving.stall import Stall
 from ckptd.client.watch import OpenSources, Source, Watch
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
@@ -35,7 +36,7 @@ class SaveRequest:
     """One call of `save`. Attempts to carry it out again repeat `request_id`, so that they are one.
 
     `name` is the checkpoint's base name if that is not the run's. `compared` are digests of what other ranks may hold
-    as well, `remarks` what is compared beside that.
+    as well, `remarks` what is compared beside that. `stall` is the time of the call.
     """
 
     step: int | None
@@ -49,6 +50,7 @@ class SaveRequest:
     compared: Compared | None = None
     remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
+    stall: Stall = field(default_factory=Stall, compare=False, repr=False)
 
     def declared(self, run: str, options: RunOptions, member: Member, epoch: int, digest: bytes) -> Declaration:
         """Return what `member` declares to the engine under `epoch`, with the manifest that has this digest."""

@@ -311,16 +311,30 @@ class WriteReply(_message.Message):
     def __init__(self, received: _Optional[int] = ..., ended: bool = ..., moved_to: _Optional[str] = ...) -> None: ...
 
 class AwaitRequest(_message.Message):
-    __slots__ = ("save", "wait_s", "hears_ends", "until_retired")
+    __slots__ = ("save", "wait_s", "hears_ends", "until_retired", "stall")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     WAIT_S_FIELD_NUMBER: _ClassVar[int]
     HEARS_ENDS_FIELD_NUMBER: _ClassVar[int]
     UNTIL_RETIRED_FIELD_NUMBER: _ClassVar[int]
+    STALL_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     wait_s: float
     hears_ends: bool
     until_retired: bool
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ..., until_retired: bool = ...) -> None: ...
+    stall: Stall
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ..., until_retired: bool = ..., stall: _Optional[_Union[Stall, _Mapping]] = ...) -> None: ...
+
+class Stall(_message.Message):
+    __slots__ = ("waiting_s", "preparing_s", "copying_s", "declaring_s")
+    WAITING_S_FIELD_NUMBER: _ClassVar[int]
+    PREPARING_S_FIELD_NUMBER: _ClassVar[int]
+    COPYING_S_FIELD_NUMBER: _ClassVar[int]
+    DECLARING_S_FIELD_NUMBER: _ClassVar[int]
+    waiting_s: float
+    preparing_s: float
+    copying_s: float
+    declaring_s: float
+    def __init__(self, waiting_s: _Optional[float] = ..., preparing_s: _Optional[float] = ..., copying_s: _Optional[float] = ..., declaring_s: _Optional[float] = ...) -> None: ...
 
 class AwaitReply(_message.Message):
     __slots__ = ("phase", "checkpoint", "error", "waiting_for", "retiring")

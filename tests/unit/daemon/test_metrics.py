@@ -57,6 +57,9 @@ def test_saves_that_succeed_and_fail_retention_and_what_is_stored(serve):
     assert now[("received_bytes_total", "shm")] + now[("received_bytes_total", "grpc")] == 12000
     assert now[("written_bytes_total", "file")] == 12000
     assert now[("retention_decisions_total", "drop", "retention")] == 1
+    stalls = {key[1]: value for key, value in now.items() if key[0] == "client_stall_seconds_count"}
+    assert stalls == dict.fromkeys(("waiting", "preparing", "copying", "declaring"), 3)
+    assert now[("client_stall_seconds_sum", "copying")] > 0
     assert now[("last_committed_step", "runs/a")] == 3
     assert now[("checkpoints", "runs/a", "kept")] == 2
     assert now[("checkpoint_bytes", "runs/a", "kept")] == 8000

@@ -129,6 +129,15 @@ def test_what_retention_removes_by_its_reason_and_what_a_caller_was_refused():
     assert told["ckptd_checksum_failures_total"][("disk",)] == 1
 
 
+def test_how_long_training_stood_still_by_its_parts():
+    told = Told()
+    told.tell("stall", measured=Measured(0, stall_s={"waiting": 2.0, "preparing": 0.1, "copying": 0.5, "declaring": 0}))
+    assert told["ckptd_client_stall_seconds_count"] == {
+        (part,): 1 for part in ("waiting", "preparing", "copying", "declaring")
+    }
+    assert told["ckptd_client_stall_seconds_sum"][("waiting",)] == 2.0
+
+
 def test_what_is_only_begun_or_not_measured_moves_nothing_else():
     told = Told()
     before = told.text()
@@ -162,6 +171,9 @@ def test_nothing_is_measured_where_nothing_takes_it():
     assert [each.outcome for each in first.entries] == ["begun", "committed"]
     assert told["ckptd_saves_total"][("r", "committed")] == 1
     assert both.complaint == "why"
+    both.ended(JournalEntry("save", "committed", "r", is_recorded=False))
+    assert len(first.entries) == 2
+    assert told["ckptd_saves_total"][("r", "committed")] == 2
 
 
 def test_a_scrape_shows_what_is_in_progress_and_stored_and_keeps_a_run_that_was_closed():
