@@ -38,6 +38,7 @@ class Figures:
     Attributes:
         registry: has them all.
         runs: which of them have series of their own.
+        phases, paths, parts: the series of durations, received bytes and stalls, by their label.
     """
 
     def __init__(self, *, version: str, grpc: str, role: str, store: str, most_runs: int = MOST_RUNS) -> None:
@@ -114,10 +115,10 @@ class Figures:
         self._begin_shared()
 
     def _begin_shared(self) -> None:
-        for phase in PHASES:
-            self.phase_duration.labels(phase)
-        for path in PATHS:
-            self.received.labels(path)
+        # Each save and each rank moves several of these: looking them up by label would cost as much as all else.
+        self.phases = {phase: self.phase_duration.labels(phase) for phase in PHASES}
+        self.paths = {path: self.received.labels(path) for path in PATHS}
+        self.parts = {part: self.stall.labels(part) for part in PARTS}
         self.written.labels(self.store)
         for reason in REASONS_DELETED:
             self.decisions.labels("drop", reason)
@@ -127,9 +128,6 @@ class Figures:
             self.fenced.labels(reason)
         for reason in DENIED:
             self.denied.labels(reason)
-
-        for part in PARTS:
-            self.stall.labels(part)
 
     def _begin(self, run: str) -> None:
         for outcome in OUTCOMES:

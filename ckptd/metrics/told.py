@@ -52,13 +52,13 @@ class ToldFigures:
             return
         measured = entry.measured()
         for path, size_bytes in measured.received_bytes.items():
-            figures.received.labels(path).inc(size_bytes)
+            figures.paths[path].inc(size_bytes)
         if entry.outcome != "committed":
             return
         figures.save_duration.labels(run).observe(measured.seconds, exemplar)
         figures.written.labels(figures.store).inc(measured.size_bytes)
         for phase, seconds in measured.phases_s.items():
-            figures.phase_duration.labels(phase).observe(seconds, exemplar)
+            figures.phases[phase].observe(seconds)
         if measured.lag_s is not None:
             figures.rank_lag.observe(measured.lag_s, exemplar)
 
@@ -97,7 +97,7 @@ class ToldFigures:
     def _stall(self, entry: JournalEntry) -> None:
         if entry.measured is not None:
             for part, seconds in entry.measured().stall_s.items():
-                self._figures.stall.labels(part).observe(seconds)
+                self._figures.parts[part].observe(seconds)
 
 
 def _outcome(outcome: str, error: str) -> str:
