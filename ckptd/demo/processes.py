@@ -31,7 +31,7 @@ from ckptd.wire.v1 import admin_pb2
 
 _SERVE = (sys.executable, "-m", "ckptd", "serve")
 _LISTEN = ("--listen", "127.0.0.1:0")
-_START_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
 
 

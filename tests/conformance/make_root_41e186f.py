@@ -44,7 +44,7 @@ def two_ranks(address: str) -> None:
     def save(step: int, **options: object) -> None:
         pending = [one.save(step, of_step(rank, step), **options) for rank, one in enumerate(crew)]  # type: ignore[arg-type]
         for one in pending:
-            one.result(timeout=60)
+            one.result(timeout=120)
 
     for step in (1, 2, 3):
         save(step, meta_graph=b"a graph")
@@ -63,7 +63,7 @@ def manager(address: str) -> None:
     options = {"retention": "manager", "max_to_keep": 2, "pad_step_number": True, "save_relative_paths": True}
     with ckptd.Checkpointer(address, run="manager", rank=0, world_size=1, name="ckpt", **options) as one:  # type: ignore[arg-type]
         for step in (10, 20, 30):
-            one.save(step, {"w": np.arange(5.0) * step}).result(timeout=60)
+            one.save(step, {"w": np.arange(5.0) * step}).result(timeout=120)
 
 
 def interrupted(root: Path, run: str, dies_before: str) -> None:

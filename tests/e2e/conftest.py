@@ -15,7 +15,7 @@ from tests.starts.daemons import Daemon
 
 __all__ = ["tmp_path"]
 
-IDLE_WITHIN_S = 60.0
+IDLE_WITHIN_S = 120.0
 
 
 @dataclass

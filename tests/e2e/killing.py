@@ -17,7 +17,7 @@ from ckptd.engine.catalog import reserve
 from ckptd.format import names
 from tests.starts import prepared
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def pause(seconds: float) -> None:

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.every_server
 def save(url: str, *steps: int, run: str = "runs/a", **options: object) -> None:
     with ckptd.Checkpointer(url, run=run, **options) as checkpointer:  # type: ignore[arg-type]
         for step in steps:
-            checkpointer.save(step, tensors(step)).result(timeout=60)
+            checkpointer.save(step, tensors(step)).result(timeout=120)
 
 
 def tensors(step: int) -> dict[str, np.ndarray]:
@@ -76,7 +76,9 @@ def test_four_ranks_save_through_a_daemon_and_read_straight_from_the_bucket(daem
         part = ckptd.Slice(whole[number * 100 :][:100], full_shape=whole.shape, start=(number * 100, 0))
         with ckptd.Checkpointer(address_of(daemon), run="runs/b", rank=number, world_size=4) as checkpointer:
             for step in (1, 2):
-                done.append(checkpointer.save(step, {"w": part, f"own{number}": np.full(3, number)}).result(timeout=60))
+                done.append(
+                    checkpointer.save(step, {"w": part, f"own{number}": np.full(3, number)}).result(timeout=120)
+                )
             [restored[number]] = checkpointer.restore(names=["w"]).values()
 
     done: list[ckptd.Checkpoint] = []
@@ -169,14 +171,14 @@ def test_a_command_does_not_take_a_run_from_an_owner_of_whom_it_knows_nothing(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr("socket.gethostname", lambda: "another-host")
         owner = ckptd.Checkpointer(s3_root, run="runs/a")
-        owner.save(1, tensors(1)).result(timeout=60)
+        owner.save(1, tensors(1)).result(timeout=120)
     said = says(capsys, "pin", f"{run}/model.ckpt-1", code=4)
     assert "cannot tell whether it is alive" in said
     assert "--take-over" in said
-    assert owner.save(2, tensors(2)).result(timeout=60).step == 2  # nothing has happened to it
+    assert owner.save(2, tensors(2)).result(timeout=120).step == 2  # nothing has happened to it
     assert as_json(capsys, "pin", f"{run}/model.ckpt-1", "--take-over")["pinned"]
     with pytest.raises(ConflictError, match="taken over"):
-        owner.save(3, tensors(3)).result(timeout=60)
+        owner.save(3, tensors(3)).result(timeout=120)
     owner.close()
     assert ckptd.latest_checkpoint(run) == f"{run}/model.ckpt-2"
 
@@ -209,7 +211,7 @@ def test_a_daemon_refuses_a_store_that_ignores_conditions_unless_told_and_then_s
     with LyingStore(s3_service, ALL_CONDITIONS) as liar:
         environment = {**child_environment(), **s3_service.environment(liar.endpoint)}
         serve = [sys.executable, "-m", "ckptd", "serve", "--root", s3_root, "--listen", f"unix://{tmp_path}/d.sock"]
-        refused = subprocess.run(serve, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        refused = subprocess.run(serve, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert refused.returncode == 2
         assert "cannot keep a second owner out" in refused.stderr
         assert "If-Match" in refused.stderr
@@ -222,7 +224,7 @@ def test_a_daemon_refuses_a_store_that_ignores_conditions_unless_told_and_then_s
                 address = json.loads(ready.read_text())["listening"][0]
                 status = prepared.run(
                     [sys.executable, "-m", "ckptd", "status", address],
-                    env=environment, capture_output=True, text=True, timeout=60, check=True,
+                    env=environment, capture_output=True, text=True, timeout=120, check=True,
                 )  # fmt: skip
             finally:
                 process.terminate()
@@ -232,7 +234,7 @@ def test_a_daemon_refuses_a_store_that_ignores_conditions_unless_told_and_then_s
 def test_a_second_daemon_on_the_same_host_is_refused(daemon: Daemon, s3_root: str, tmp_path: Path) -> None:
     second = prepared.run(
         [sys.executable, "-m", "ckptd", "serve", "--root", s3_root, "--listen", f"unix://{tmp_path}/d.sock"],
-        env=child_environment(), capture_output=True, text=True, timeout=60, check=False,
+        env=child_environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert second.returncode == 4
     assert f"pid {daemon.pid} on" in second.stderr
@@ -243,16 +245,16 @@ def test_a_daemon_that_was_taken_over_from_changes_nothing_more_and_says_by_whom
 ) -> None:
     address = address_of(daemon)
     with ckptd.Checkpointer(address, run="runs/a") as trainer:
-        trainer.save(1, tensors(1)).result(timeout=60)
+        trainer.save(1, tensors(1)).result(timeout=120)
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr("socket.gethostname", lambda: "another-host")
             with ckptd.Checkpointer(s3_root, run="runs/a") as other:
-                other.save(2, tensors(2)).result(timeout=60)
+                other.save(2, tensors(2)).result(timeout=120)
         with pytest.raises(ConflictError, match="taken over") as caught:
-            trainer.save(3, tensors(3)).result(timeout=60)
+            trainer.save(3, tensors(3)).result(timeout=120)
         assert "another-host" in str(caught.value)
     with ckptd.Checkpointer(address, run="runs/a") as late, pytest.raises(ConflictError, match="taken over"):
-        late.save(4, tensors(4)).result(timeout=60)
+        late.save(4, tensors(4)).result(timeout=120)
     assert ckptd.latest_checkpoint(f"{s3_root}/runs/a") == f"{s3_root}/runs/a/model.ckpt-2"
     assert ckptd.verify(f"{s3_root}/runs/a").ok
     [run] = daemon.status().runs

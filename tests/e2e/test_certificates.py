@@ -93,8 +93,8 @@ def test_it_is_the_same_identity_where_streams_are_taken(daemon, certs, monkeypa
         status = methods.Stub(
             daemon.channel(ca=(certs / "ca.crt").read_bytes(), client_certificate=identity), methods.ADMIN
         )
-        eventually(lambda: status.Status(admin_pb2.StatusRequest(), timeout=60).stream_ports, "the process")
-        (port,) = status.Status(admin_pb2.StatusRequest(), timeout=60).stream_ports
+        eventually(lambda: status.Status(admin_pb2.StatusRequest(), timeout=120).stream_ports, "the process")
+        (port,) = status.Status(admin_pb2.StatusRequest(), timeout=120).stream_ports
         ckpt.save(2, W).result()
         assert has_caller(port)
     assert "takes no streams" not in caplog.text

@@ -30,7 +30,7 @@ def root(tmp_path_factory):
                 "nibbles": np.array([-8, 7], ml_dtypes.int4),
                 "odd": np.array([np.nan, -np.inf, 1.0]),
             }
-            checkpointer.save(step, arrays).result(timeout=60)
+            checkpointer.save(step, arrays).result(timeout=120)
     return root
 
 
@@ -127,7 +127,7 @@ def test_verify_reads_a_prefix_or_a_whole_directory(run_dir, capsys):
 def test_verify_of_a_directory_passes_by_what_is_deleted_while_it_reads(tmp_path, capsys, monkeypatch):
     with ckptd.Checkpointer(str(tmp_path), run="run", rank=0, world_size=1) as checkpointer:
         for step in (1, 2, 3):
-            checkpointer.save(step, {"w": W + step}).result(timeout=60)
+            checkpointer.save(step, {"w": W + step}).result(timeout=120)
         plain = seams.VERIFY.value
 
         def verify_slowly(store, key, *arguments, **options):

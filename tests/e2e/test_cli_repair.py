@@ -17,7 +17,7 @@ from tests.fakes import schemas
 def run_dir(tmp_path):
     with ckptd.Checkpointer(str(tmp_path), run="run", rank=0, world_size=1) as checkpointer:
         for step in (10, 20, 30):
-            checkpointer.save(step, {"w": np.arange(3.0)}).result(timeout=60)
+            checkpointer.save(step, {"w": np.arange(3.0)}).result(timeout=120)
     return tmp_path / "run"
 
 
@@ -47,7 +47,7 @@ def test_one_that_was_lost_before_the_run_was_opened_is_written_again_too(run_di
     assert repair(capsys, run_dir)["latest"] == str(run_dir / "model.ckpt-30")
     with ckptd.Checkpointer(str(run_dir.parent), run="run", rank=0, world_size=1) as checkpointer:
         assert checkpointer.latest().step == 30
-        checkpointer.save(40, {"w": np.arange(3.0)}).result(timeout=60)
+        checkpointer.save(40, {"w": np.arange(3.0)}).result(timeout=120)
         assert [each.step for each in checkpointer.checkpoints()] == [10, 20, 30, 40]
 
 

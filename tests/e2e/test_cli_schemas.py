@@ -31,7 +31,7 @@ def run_dir(tmp_path_factory):
     }
     with ckptd.Checkpointer(str(root), run="run", rank=0, world_size=1) as checkpointer:
         for step in (1, 2):
-            checkpointer.save(step, arrays).result(timeout=60)
+            checkpointer.save(step, arrays).result(timeout=120)
     ckptd.save_checkpoint(str(root / "run" / "broken-3"), {"w": W})
     (root / "run" / "broken-3.data-00000-of-00001").unlink()
     ckptd.save_checkpoint(str(root / "repaired" / "m-1"), {"w": W})

@@ -24,7 +24,7 @@ from tests.starts import prepared
 def save(place, steps, *, run="runs/mnist"):
     with ckptd.Checkpointer(str(place), run=run, rank=0, world_size=1, max_to_keep=0) as checkpointer:
         for step in steps:
-            checkpointer.save(step, {"w": np.arange(12.0) + step}).result(timeout=60)
+            checkpointer.save(step, {"w": np.arange(12.0) + step}).result(timeout=120)
 
 
 def ckptd_says(capsys, *arguments, code=0):
@@ -110,7 +110,7 @@ def test_a_damaged_latest_does_not_make_the_one_before_superseded(run_dir, capsy
 def test_beside_a_trainer_nothing_is_changed_and_it_is_named(run_dir, capsys):
     root = run_dir.parent.parent
     with ckptd.Checkpointer(str(root), run="runs/mnist", rank=0, world_size=1, max_to_keep=0) as checkpointer:
-        checkpointer.save(50, {"w": np.zeros(1)}).result(timeout=60)
+        checkpointer.save(50, {"w": np.zeros(1)}).result(timeout=120)
         for arguments in (
             ("prune", run_dir, "--keep", 1),
             ("rm", run_dir / "model.ckpt-10"),

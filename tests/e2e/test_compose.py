@@ -40,7 +40,7 @@ def test_the_override_gives_another_engine_no_more_rights():
             path, _, mode = volume.split(":")
             assert (REPOSITORY / path).is_file()
             assert mode == "ro"
-    subprocess.run(["bash", "-n", str(REPOSITORY / "deploy" / "ceph" / "serve")], check=True, timeout=60)
+    subprocess.run(["bash", "-n", str(REPOSITORY / "deploy" / "ceph" / "serve")], check=True, timeout=120)
 
 
 def test_no_secret_is_in_the_files_and_a_missing_one_is_said_to_be_missing():
@@ -163,7 +163,7 @@ def test_the_trial_says_in_one_line_why_it_cannot_be_made():
             [sys.executable, str(trial), *flags],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             env={**os.environ, "PATH": "/nonexistent"},  # neither docker nor anything else
         )
         assert done.returncode == code

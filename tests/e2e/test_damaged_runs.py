@@ -16,7 +16,7 @@ from tests.fakes import damage, schemas
 from tests.fakes.waiting import eventually
 from tests.starts.daemons import Daemon
 
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 
 
 @pytest.fixture(scope="module")

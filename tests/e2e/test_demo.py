@@ -136,7 +136,7 @@ def test_told_to_end_it_takes_its_daemon_and_its_workers_with_it(tmp_path):
         assert line.strip().startswith("step 20 saved in")
         assert len(processes_naming(str(tmp_path / "demo"))) >= 5
         process.terminate()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

@@ -19,7 +19,7 @@ from ckptd.errors import NotPermittedError
 from tests.e2e.test_packaging import REPOSITORY
 from tests.unit.daemon.conftest import Process
 
-WAIT_S = 60
+WAIT_S = 120
 DEPLOY = REPOSITORY / "deploy"
 
 

@@ -24,7 +24,7 @@ from ckptd.demo.processes import child_environment
 from tests.e2e.test_packaging import REPOSITORY
 from tests.unit.daemon.conftest import Process
 
-WAIT_S = 60
+WAIT_S = 120
 
 
 @pytest.fixture

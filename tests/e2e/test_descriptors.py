@@ -59,7 +59,7 @@ def test_a_rank_for_which_there_are_no_descriptors_hears_so_and_status_says_how_
             host, port = daemon.port()
             while len(os.listdir(f"/proc/{daemon.pid}/fd")) < 95:
                 channel = others.enter_context(open_channel(addresses.parse(f"{host}:{port}")))
-                methods.Stub(channel, methods.READ).List(read_pb2.ListRequest(run="r"), timeout=60)
+                methods.Stub(channel, methods.READ).List(read_pb2.ListRequest(run="r"), timeout=120)
             with Checkpointer(f"{host}:{port}", run="r", rank=0, world_size=1, timeout_s=60.0) as checkpointer:
                 failure = checkpointer.save(1, {"w": np.ones(3)}).exception(20.0)
             assert main.run(["status", f"{host}:{port}"]) == 0

@@ -24,7 +24,7 @@ from tests.starts.daemons import Daemon
 
 pytestmark = pytest.mark.every_server
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 LONG_AFTER_ITS_START_S = 7.0  # what is signed within five seconds may be a former daemon's last words
 ONE_PART = {"w": np.arange(600, dtype=np.float32)}
 MANY_PARTS = {"w": np.arange(10 << 20, dtype=np.float32)}

@@ -77,7 +77,7 @@ def serving(root, place):
 def save(address, steps, **options):
     with ckptd.Checkpointer(address, run="runs/a", max_to_keep=None, timeout_s=60, **options) as checkpointer:
         for step in steps:
-            checkpointer.save(step, {"w": np.full(SIZE_BYTES // 8, float(step))}).result(timeout=60)
+            checkpointer.save(step, {"w": np.full(SIZE_BYTES // 8, float(step))}).result(timeout=120)
 
 
 def steps_in(run):
@@ -108,7 +108,7 @@ def test_a_daemon_starts_serves_and_removes_on_a_full_disk(disk, tmp_path, capsy
             assert checkpointer.latest().step == 4
             assert checkpointer.restore()["w"][0] == 4.0
             with pytest.raises(ckptd.StorageFullError):
-                checkpointer.save(5, {"w": np.zeros(SIZE_BYTES // 8)}).result(timeout=60)
+                checkpointer.save(5, {"w": np.zeros(SIZE_BYTES // 8)}).result(timeout=120)
         does(capsys, "rm", run / "model.ckpt-1", "--address", address)  # can be undone: nothing is freed yet
         assert steps_in(run) == [2, 3, 4]
         does(capsys, "rm", run / "model.ckpt-2", "--for-good", "--address", address)
@@ -132,10 +132,10 @@ def test_a_trainer_without_a_daemon_restores_on_a_full_disk(disk):
     with ckptd.Checkpointer(str(disk), run="runs/a", max_to_keep=None, timeout_s=60) as checkpointer:
         assert checkpointer.restore()["w"][0] == 2.0
         with pytest.raises(ckptd.StorageFullError):
-            checkpointer.save(3, {"w": np.zeros(SIZE_BYTES // 8)}).result(timeout=60)
+            checkpointer.save(3, {"w": np.zeros(SIZE_BYTES // 8)}).result(timeout=120)
         assert checkpointer.restore()["w"][0] == 2.0
         checkpointer.delete(1, for_good=True)
-        checkpointer.save(3, {"w": np.zeros(8)}).result(timeout=60)
+        checkpointer.save(3, {"w": np.zeros(8)}).result(timeout=120)
     filler.unlink()
     save(str(disk), (4,))
 

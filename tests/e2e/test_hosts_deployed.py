@@ -139,7 +139,7 @@ def test_certificates_are_made_once_and_each_name_has_its_own(tmp_path):
     hosts = [f"{name}={tmp_path / name}" for name in ("coordinator", "agent-a")]
 
     def run():
-        return subprocess.run([*made, *hosts], capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run([*made, *hosts], capture_output=True, text=True, timeout=120, check=True).stdout
 
     assert run().count(": made") == 2
     before = {path: path.read_bytes() for path in tmp_path.glob("*/*")}
@@ -174,7 +174,7 @@ def test_the_trial_says_in_one_line_why_it_cannot_be_made():
         [sys.executable, str(trial), "--if-possible"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         env={**os.environ, "PATH": "/nonexistent"},  # neither docker nor anything else
     )
     assert (done.returncode, done.stdout, done.stderr) == (
@@ -250,12 +250,12 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
         text = (SYSTEMD / f"ckptd-{role}.service").read_text()
         (tmp_path / f"ckptd-{role}.service").write_text(text.replace("/usr/bin/ckptd", sys.executable))
         path = str(tmp_path / f"ckptd-{role}.service")
-        verified = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, timeout=60)
+        verified = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, timeout=120)
         assert (verified.returncode, verified.stderr) == (0, "")
         judged = subprocess.run(
             ["systemd-analyze", "security", "--offline=true", "--threshold=20", path],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert judged.returncode == 0, judged.stdout[-300:]

@@ -34,7 +34,7 @@ def test_a_restore_beside_a_daemon_says_that_a_newer_one_is_not_whole(tmp_path):
             env=child_environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         assert done.stdout.split() == ["2.0", "2"]

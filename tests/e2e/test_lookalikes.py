@@ -12,7 +12,7 @@ import pytest
 import ckptd
 from tests.starts import prepared
 
-BOUND_S = 60.0
+BOUND_S = 120.0
 APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(4000)
 LEFT_BESIDE = [
     "._model.ckpt-2.index",  # macOS, on a disk or share that is not its own

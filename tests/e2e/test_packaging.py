@@ -46,7 +46,7 @@ def test_the_image_starts_and_checks_the_daemon_with_options_that_exist():
 def test_the_ci_script_parses_and_runs_what_the_readme_says():
     script = REPOSITORY / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    subprocess.run(["bash", "-n", str(script)], check=True, timeout=60)
+    subprocess.run(["bash", "-n", str(script)], check=True, timeout=120)
     text = script.read_text()
     assert "pip install --quiet -e '.[test]'\n    pytest" in text
     assert 'ckptd" demo' in text
@@ -57,7 +57,7 @@ def test_the_module_runs_like_the_command(tmp_path):
         [sys.executable, "-m", "ckptd", "latest", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )

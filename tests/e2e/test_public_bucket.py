@@ -31,7 +31,7 @@ def public_root(s3_service: S3Service, s3_root: str) -> Iterator[str]:
     """The URL of a place that its owner has filled, and that a policy lets everybody read."""
     client, bucket, root = s3_service.client(), s3_service.bucket, s3_root.rpartition("/")[2]
     with ckptd.Checkpointer(s3_root, run="runs/a") as trainer:
-        trainer.save(1, {"w": np.ones(10, np.float32)}).result(timeout=60)
+        trainer.save(1, {"w": np.ones(10, np.float32)}).result(timeout=120)
     arn = f"arn:aws:s3:::{bucket}"
     allowed = {"Effect": "Allow", "Principal": "*"}
     statements = [
@@ -50,7 +50,7 @@ def run_without_credentials(s3_service: S3Service, *command: str, **more: str) -
     for name in CREDENTIALS:
         environment.pop(name, None)
     return prepared.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
 
 

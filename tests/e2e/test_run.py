@@ -18,7 +18,7 @@ from ckptd.wire import methods
 from ckptd.wire.v1 import admin_pb2
 from tests.fakes.waiting import eventually
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 COMMAND = (sys.executable, "-m", "ckptd", "run")
 
 SAVES = """

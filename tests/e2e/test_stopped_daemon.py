@@ -48,7 +48,7 @@ def test_a_save_that_a_stopped_daemon_may_still_commit_is_not_said_to_be_lost_fo
         "c.save(2, {'w': np.ones(3)})\n"
     )
     try:
-        ended = prepared.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+        ended = prepared.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     finally:
         os.kill(daemon.process.pid, signal.SIGCONT)
     assert ended.returncode == 120, ended.stderr

@@ -24,7 +24,7 @@ from tests.fakes.waiting import eventually
 from tests.starts import prepared
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BOUND_S = 60.0
+BOUND_S = 120.0
 
 
 class Watching:

@@ -220,7 +220,7 @@ def save(url: str, *steps: int, **options: Any) -> list[str]:
     """Save some steps and close; return the names of those that are listed then."""
     with ckptd.Checkpointer(url, run="run", **options) as checkpointer:
         for step in steps:
-            checkpointer.save(step, {"w": np.full(1000, step, np.float32)}).result(timeout=60)
+            checkpointer.save(step, {"w": np.full(1000, step, np.float32)}).result(timeout=120)
     state = ckptd.get_checkpoint_state(f"{url}/run")
     assert state is not None
     return [path.rpartition("/")[2] for path in state.all_model_checkpoint_paths]
@@ -256,7 +256,7 @@ def test_9_13_and_14_a_commit_is_two_whole_puts_and_lists_copies_and_renames_not
     with ckptd.Checkpointer(url, run="run") as checkpointer:
         for step in (1, 2):
             s3_front.forget()
-            checkpointer.save(step, {"w": np.zeros(BIG, np.uint8)}).result(timeout=60)
+            checkpointer.save(step, {"w": np.zeros(BIG, np.uint8)}).result(timeout=120)
             asked = [(each.operation, each.key.rpartition("/")[2]) for each in s3_front.exchanges()]
             # Now and then an owner looks whether it still is one; that may fall into a commit, and is no part of it.
             asked = [each for each in asked if each != ("HeadObject", "checkpoint")]
@@ -278,12 +278,12 @@ def test_15_what_a_dead_attempt_left_under_a_shards_key_is_not_mixed_in(url: str
 def test_16_a_save_with_expired_credentials_fails_and_publishes_nothing(url: str, s3_front: Front) -> None:
     save(url, 1)
     with ckptd.Checkpointer(url, run="run") as checkpointer:
-        checkpointer.save(2, {"w": np.zeros(3)}).result(timeout=60)
+        checkpointer.save(2, {"w": np.zeros(3)}).result(timeout=120)
         s3_front.add(EXPIRED_TOKEN, PUT, r"\.data-", times=None)
         with pytest.raises(NotPermittedError, match="expired"):
-            checkpointer.save(3, {"w": np.zeros(3)}).result(timeout=60)
+            checkpointer.save(3, {"w": np.zeros(3)}).result(timeout=120)
         s3_front.remove_rules()
-        checkpointer.save(4, {"w": np.zeros(3)}).result(timeout=60)
+        checkpointer.save(4, {"w": np.zeros(3)}).result(timeout=120)
         assert [one.step for one in checkpointer.checkpoints()] == [1, 2, 4]
 
 

@@ -118,7 +118,7 @@ class StoreContract:
     def test_of_many_who_race_to_create_exactly_one_wins(self, store: Store, how: str) -> None:
         def race(number: int) -> int | None:
             data = str(number).encode() * 100
-            start.wait(timeout=60)
+            start.wait(timeout=120)
             try:
                 if how == "put":
                     store.put("d/k", data)
@@ -163,7 +163,7 @@ class StoreContract:
             for data in versions:
                 store.replace("k", data)
         stop.set()
-        reader.join(timeout=60)
+        reader.join(timeout=120)
         assert seen
         assert seen <= set(versions)
 
@@ -243,7 +243,7 @@ class StoreContract:
         version = store.put("k", b"start").version
 
         def race(number: int) -> bool:
-            start.wait(timeout=60)
+            start.wait(timeout=120)
             try:
                 store.replace("k", str(number).encode(), if_version=version)
             except ConflictError:

@@ -54,4 +54,4 @@ def test_the_text_for_a_shell_is_one_that_it_can_read(shell, capsys, tmp_path):
     if shutil.which(shell):
         script = tmp_path / "script"
         script.write_text(text)
-        subprocess.run([shell, "-n", str(script)], check=True, timeout=60)
+        subprocess.run([shell, "-n", str(script)], check=True, timeout=120)

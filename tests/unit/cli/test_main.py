@@ -114,6 +114,6 @@ def test_help_does_not_wait_for_numpy_and_grpc():
         "import sys; from ckptd.cli.main import run; run(['--help']); "
         "sys.exit(' '.join({'numpy', 'grpc', 'google.protobuf'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "ls" in done.stdout

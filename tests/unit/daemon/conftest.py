@@ -12,7 +12,7 @@ from ckptd.wire.channels import open_channel
 from tests.fakes.waiting import eventually
 from tests.starts import prepared
 
-START_S = 60
+START_S = 120
 IDENTITIES = frozenset({"--token-file", "--tokens", "--client-ca"})
 """Flags of a daemon that asks its callers for an identity; one without them is open to this host."""
 

@@ -34,7 +34,7 @@ keep_at_least = 2
 def ckptd_of(command, checkpoint, address):
     """Run a command at an agent; return its exit code, and what it says went wrong."""
     arguments = [sys.executable, "-m", "ckptd", command, checkpoint, "--address", address]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stderr
 
 

@@ -57,7 +57,7 @@ def test_each_record_has_identity_peer_run_step_and_what_belongs_to_the_event(se
     how = {"run": RUN, "token": shown, "timeout_s": 30}
     with ckptd.Checkpointer(daemon.listening[0], max_to_keep=2, **how) as checkpointer:
         for step in (1, 2, 3):
-            checkpointer.save(step, {"w": np.full(8, float(step))}).result(timeout=60)
+            checkpointer.save(step, {"w": np.full(8, float(step))}).result(timeout=120)
     stub.Pin(admin_pb2.PinRequest(**named, pinned=True), timeout=WAIT_S)
     stub.Pin(admin_pb2.PinRequest(**named), timeout=WAIT_S)
     stub.Delete(admin_pb2.DeleteRequest(**named), timeout=WAIT_S)
@@ -66,7 +66,7 @@ def test_each_record_has_identity_peer_run_step_and_what_belongs_to_the_event(se
     stub.Undelete(admin_pb2.UndeleteRequest(**named), timeout=WAIT_S)
     stub.Repair(admin_pb2.RepairRequest(run=RUN), timeout=WAIT_S)
     checkpointer = ckptd.Checkpointer(daemon.listening[0], max_to_keep=2, **how)
-    checkpointer.save(4, {"w": np.zeros(8)}).result(timeout=60)
+    checkpointer.save(4, {"w": np.zeros(8)}).result(timeout=120)
     stub.Evict(admin_pb2.EvictRequest(run=RUN), timeout=WAIT_S)
     checkpointer.close()
     with pytest.raises(grpc.RpcError):

@@ -51,7 +51,7 @@ def admin(daemon, **credentials):
 def save(daemon, steps, run="runs/a", **options):
     with ckptd.Checkpointer(daemon.listening[0], run=run, timeout_s=60, **options) as checkpointer:
         for step in steps:
-            checkpointer.save(step, {"w": np.full(8, float(step))}).result(timeout=60)
+            checkpointer.save(step, {"w": np.full(8, float(step))}).result(timeout=120)
 
 
 def test_every_method_that_changes_something_has_a_row():

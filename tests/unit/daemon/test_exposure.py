@@ -48,7 +48,7 @@ def test_without_listen_only_its_own_user_reaches_it(tmp_path, runtime):
 
 def test_a_port_of_this_host_is_refused_unless_its_openness_is_accepted_and_told(serve, tmp_path):
     command = [sys.executable, "-m", "ckptd", "serve", "--root", str(tmp_path / "root"), "--listen", "127.0.0.1:0"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert refused.returncode == NotPermittedError.exit_code
     assert "leave out --listen" in refused.stderr
     assert "--insecure-loopback" in refused.stderr

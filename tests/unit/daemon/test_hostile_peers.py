@@ -41,7 +41,7 @@ def daemon(serve, tmp_path, request):
 
 def answers(daemon):
     stub = methods.Stub(daemon.channel(token=TOKEN), methods.ADMIN)
-    return stub.Status(admin_pb2.StatusRequest(), timeout=60).root
+    return stub.Status(admin_pb2.StatusRequest(), timeout=120).root
 
 
 def log_of(daemon):
@@ -136,5 +136,5 @@ def test_an_unknown_method_is_answered_as_such(serve):
     daemon = serve().ready()
     call = daemon.channel().unary_unary("/ckptd.wire.v1.AdminService/NotYet")
     with pytest.raises(grpc.RpcError) as caught:
-        call(b"", timeout=60)
+        call(b"", timeout=120)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

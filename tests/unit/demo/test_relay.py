@@ -33,7 +33,7 @@ def echo():
 
 def connect(relay):
     host, port = relay.address.removeprefix("grpc://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=60)
+    connection = socket.create_connection((host, int(port)), timeout=120)
     connection.settimeout(60)
     return connection
 

@@ -77,7 +77,7 @@ def test_an_agent_speaks_of_readers_of_what_its_identity_may_read_and_of_no_othe
     try:
         with open_channel(addresses.parse(served.address), token="secret") as channel:
             beat = Beat(AgentLife("a", "a-1"), 1, (), ("vision/r/m-1", "other/r/m-1", "shared/r/m-2", "m-3"))
-            methods.Stub(channel, methods.AGENT).Tell(agents.from_agent_to_wire(beat), timeout=60)
+            methods.Stub(channel, methods.AGENT).Tell(agents.from_agent_to_wire(beat), timeout=120)
     finally:
         served.stop()
     assert [message.reading for message in hosts.heard] == [("vision/r/m-1", "shared/r/m-2")]
@@ -91,7 +91,7 @@ def test_an_agent_says_nothing_that_counts_of_a_run_of_others_and_is_heard_of_it
     try:
         with open_channel(addresses.parse(served.address), token="secret") as channel:
             requests = iter([agents.from_agent_to_wire(message) for message in messages])
-            answers = methods.Stub(channel, methods.AGENT).Attend(requests, timeout=60)
+            answers = methods.Stub(channel, methods.AGENT).Attend(requests, timeout=120)
             assert [agents.from_coordinator_from_wire(next(answers)) for _ in range(2)] == 2 * [Attached(1, 15.0)]
     finally:
         served.stop()

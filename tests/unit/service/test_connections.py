@@ -31,7 +31,7 @@ def connect(listener):
         def make(number):
             pairs = []
             for _ in range(number):
-                ours = opened.enter_context(socket.create_connection(listener.getsockname(), timeout=60))
+                ours = opened.enter_context(socket.create_connection(listener.getsockname(), timeout=120))
                 pairs.append((ours, opened.enter_context(listener.accept()[0])))
             return pairs
 

@@ -63,7 +63,7 @@ def test_64_idle_write_streams_do_not_starve_a_health_check(served):
         yield from ()
 
     stub = served.stub()
-    calls = [stub.Write(idle(), timeout=60) for _ in range(64)]
+    calls = [stub.Write(idle(), timeout=120) for _ in range(64)]
     try:
         assert health_of(served.channel()) == health_pb2.HealthCheckResponse.SERVING
         started = time.monotonic()

@@ -269,7 +269,7 @@ def test_a_socket_without_access_is_told_at_once(tmp_path, closed):
             "except ckptd.NotPermittedError as error: print(error)\n"
         )
         began = time.monotonic()
-        told = prepared.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+        told = prepared.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
         assert time.monotonic() - began < BOUND_S
         directory.chmod(0o700)
     assert told.stdout.startswith(f"this user may not use the socket {path}"), told

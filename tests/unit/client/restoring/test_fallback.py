@@ -25,7 +25,7 @@ def root(tmp_path):
 def run_ckptd():
     def run(*arguments):
         return prepared.run(
-            [sys.executable, "-m", "ckptd", *arguments], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", "ckptd", *arguments], capture_output=True, text=True, timeout=120, check=False
         )
 
     return run

@@ -107,4 +107,4 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_forked_child_does_not_wait_for_its_parents_save():
-    prepared.run([sys.executable, "-c", FORKING], check=True, timeout=60)
+    prepared.run([sys.executable, "-c", FORKING], check=True, timeout=120)

@@ -247,7 +247,7 @@ for step in range(6):
 
 def test_after_the_end_of_the_process_no_more_than_max_to_keep_is_there(tmp_path):
     root = tmp_path / "root"
-    prepared.run([sys.executable, "-c", SCRIPT, str(root)], check=True, timeout=60, env=dict(os.environ))
+    prepared.run([sys.executable, "-c", SCRIPT, str(root)], check=True, timeout=120, env=dict(os.environ))
     assert indexes(root) == ["model.ckpt-4.index", "model.ckpt-5.index"]
 
 

@@ -193,7 +193,7 @@ def test_a_copy_may_be_published_as_the_latest(source, tmp_path):
 
 def test_a_trainers_directory_is_not_published_in_behind_its_back(source, tmp_path):
     with ckptd.Checkpointer(str(tmp_path / "root"), run="a", rank=0, world_size=1) as checkpointer:
-        checkpointer.save(1, {"x": np.ones(3)}).result(timeout=60)
+        checkpointer.save(1, {"x": np.ones(3)}).result(timeout=120)
         with pytest.raises(ConflictError):
             copy_checkpoint(source, "m-5", LocalStore(str(tmp_path / "root" / "a")), "m-5", publish=True)
         assert checkpointer.latest().step == 1

@@ -39,7 +39,7 @@ def flip(path, at=100):
 
 def run_ckptd(*arguments):
     return prepared.run(
-        [sys.executable, "-m", "ckptd", *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "ckptd", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
     )
 
 

@@ -130,7 +130,7 @@ def test_the_lock_of_a_process_that_is_dead_keeps_nobody_out(s3_root: str) -> No
         "import os, sys; from ckptd.storage.locations import open_store\n"
         "open_store(sys.argv[1]).lock('lock', holder='soon dead'); os.kill(os.getpid(), 9)"
     )
-    assert prepared.run([sys.executable, "-c", script, s3_root], timeout=60, check=False).returncode == -9
+    assert prepared.run([sys.executable, "-c", script, s3_root], timeout=120, check=False).returncode == -9
     open_store(s3_root).lock("lock", holder="me", takes_over=False).release()
 
 

@@ -67,7 +67,7 @@ def test_what_cannot_be_tried_out_is_a_warning_and_daemon_and_doctor_take_the_bu
         [sys.executable, "-m", "ckptd", "doctor", root, "--json"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert doctor.returncode == 0, doctor.stderr
