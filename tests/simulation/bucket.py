@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ckptd.errors import ConflictError, UnavailableError
+from ckptd.storage.base import Store
+from ckptd.storage.local.shared_directory import SharedDirectory
 from ckptd.storage.memory import MemoryStore
+from tests.fakes.disk import SimulatedDisk
 from tests.simulation.world import Process, World, WorldClock
 
 R = TypeVar("R")
+_OF_FILES = ("local_path", "names", "is_file", "put_away", "hold", "unread", "link", "replace_within")
+"""What a process would do beside its requests."""
 DAY_S = 86400.0
 
 
@@ -42,11 +47,14 @@ class Bucket:
     """Called before and after each change of a process: "put KEY", "delete KEY", "abort KEY"."""
     troubles: Troubles = field(default_factory=Troubles)
     uploads: list[Upload] = field(default_factory=list)
+    is_directory: bool = False
+    """It is a directory that hosts share, with locks of one host each: what is conditional is made by links."""
 
     def __post_init__(self) -> None:
-        self.objects = MemoryStore(
-            "bucket", wall_s=WorldClock(self.world).wall_s, has_locks=False, verifies_writes=True
-        )
+        wall_s = WorldClock(self.world).wall_s
+        self.locks = MemoryStore("bucket", wall_s=wall_s, has_locks=False, verifies_writes=True)
+        disk = SimulatedDisk(wall_s=wall_s)
+        self.objects: Store = SharedDirectory("/root", disk=disk) if self.is_directory else self.locks
 
 
 class BucketClient:
@@ -56,7 +64,12 @@ class BucketClient:
         self._bucket, self._process = bucket, process
 
     def __getattr__(self, name: str) -> Any:
+        if name in _OF_FILES:
+            raise AttributeError(name)
         return getattr(self._bucket.objects, name)
+
+    def lock(self, key: str, **options: Any) -> Any:
+        return self._bucket.locks.lock(key, **options)
 
     def _request(self, act: Callable[[], R], *, changes: str = "", key: str = "") -> R:
         """Carry a request out, unless it is refused; its answer may be lost."""

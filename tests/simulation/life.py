@@ -40,12 +40,13 @@ class Life:
     num_saves: int = 50
     with_faults: bool = True
     cast: Cast = field(default_factory=Cast)
+    over_directory: bool = False
 
     def __post_init__(self) -> None:
         self.world = World(self.seed)
         self.network = Network(self.world)
         self.judge = Judge(self.num_hosts, self.live_keys, self.answered)
-        self.bucket = self.judge.bucket = Bucket(self.world, self.judge.watch)
+        self.bucket = self.judge.bucket = Bucket(self.world, self.judge.watch, is_directory=self.over_directory)
         self.hosts = [
             Host(self.world, self.network, self.bucket, self.judge, number, self.cast.machine, self.cast.agent)
             for number in range(self.num_hosts)

@@ -35,6 +35,12 @@ def test_a_seed_that_has_broken_a_promise(seed: int, hosts: int, saves: int) -> 
     Life(seed, hosts, saves).run()
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_no_promise_is_broken_over_a_directory_that_hosts_share(seed: int) -> None:
+    """Locks are of one host each, and all that is conditional is made by links."""
+    assert Life(seed, 3, num_saves=30, over_directory=True).run().saved
+
+
 def test_many_agents() -> None:
     assert Life("many", 64, num_saves=4).run().saved
 
