@@ -98,7 +98,7 @@ class Declaration:
         append_only: the caller may take nothing away: what the save replaces can be brought back for a while. The
             daemon says so, never the rank.
         host: the host whose agent writes what the rank saves; "" for a rank that sends it to us. The agent says so.
-        is_repeated: the rank may have declared it before, also to a daemon that is gone.
+        is_repeated: it may have been declared before, also to a daemon, or a coordinator, that is gone.
     """
 
     save: SaveRef

@@ -50,13 +50,18 @@ class HostJob:
         for member in self.members:
             self.epoch = coordinator.join(RUN, member, RunOptions())
 
-    def declare(self, step: int, *, attempt: int = 1) -> list[Future[Assignment | Checkpoint]]:
+    def declare(self, step: int, *, attempt: int = 1, is_repeated: bool = False) -> list[Future[Assignment | Checkpoint]]:
         declared = []
         for member, manifest in zip(self.members, self.ranks.manifests, strict=True):
             self.coordinator.manifests.add(manifest)
             ref = SaveRef(RUN, self.epoch, step, rank=member.rank, incarnation=member.incarnation)
             declaration = Declaration(
-                ref, f"q{step}.{attempt}.{member.rank}", len(self.hosts), manifest.digest, host=member.host
+                ref,
+                f"q{step}.{attempt}.{member.rank}",
+                len(self.hosts),
+                manifest.digest,
+                host=member.host,
+                is_repeated=is_repeated,
             )
             declared.append(self.coordinator.declare(declaration))
         return declared

@@ -57,11 +57,15 @@ class Writers:
         """Return why a save may not begin, in words; "" if it may.
 
         One that is not new may have been begun by a former owner, and published: once a later step is, to begin it
-        again could take the state back, and whether it was saved nobody knows any more.
+        again could take the state back, and whether it was saved nobody knows any more. Where a save of the step waits
+        for its writers, it is known; see `check_order`.
         """
+        if is_new or step is None:
+            return ""
         self._upkeep.refresh()
-        latest = max((each.step or 0 for each in self._ledger.records.values() if each.published), default=-1)
-        if is_new or step is None or step > latest:
+        records, waiting = self._ledger.records.values(), self._ledger.waiting
+        latest = max((each.step or 0 for each in records if each.published), default=-1)
+        if step > latest or any(each.step == step and each.save_id in waiting for each in records):
             return ""
         return f"whether step {step} is saved is not known: step {latest} is, by now"
 

@@ -186,12 +186,16 @@ class Run:
             catalog = self.stored.catalog
             taken = not declaration.overwrite and catalog.exists(name, step) and not catalog.is_replaceable(name, step)
             why_lost = catalog.why_lost(name, step) if declaration.append_only and declaration.overwrite else ""
+            is_new = not (declaration.host and declaration.is_repeated)
+            doubt = catalog.writers.why_not_begin(step, is_new=is_new)
         with self.lock:
             answer = self.saves.declare_known(declaration, manifest, capture)  # others may have begun it meanwhile
             if answer is not None:
                 return answer
             if taken:
                 raise ConflictError(f"{declaration.save} is already saved; pass overwrite=True to replace it")
+            if doubt:
+                raise ConflictError(f"{declaration.save} does not begin: {doubt}")
             if why_lost:
                 raise NotPermittedError(
                     f"{declaration.save} is already saved, and {why_lost}: replacing it needs the role `manage`"

@@ -88,6 +88,22 @@ def test_the_next_life_goes_on_with_what_is_declared_again_and_nothing_sealed_is
     assert later.coordinator.latest(RUN) == checkpoint
 
 
+def test_what_a_former_coordinator_may_have_published_does_not_begin_once_a_later_step_is(lives):
+    """It may have been published, and deleted by retention since: to save it again would take the state back."""
+    begun(lives)
+    later = lives.next()
+    planned = later.declare(5, is_repeated=True)[0].result(MOST_S)  # it waits for its writers: it is not published
+    for host in "abc":
+        later.coordinator.agents.take(planned.save, later.write(planned, host))
+    assert later.coordinator.outcome(planned.save).result(MOST_S).step == 5
+
+    last = lives.next()
+    for declared in last.declare(3, is_repeated=True):
+        with pytest.raises(ConflictError, match="whether step 3 is saved is not known: step 5 is, by now"):
+            declared.result(MOST_S)
+    assert last.planned(3).save.step == 3  # ranks that go back to it begin it anew
+
+
 def test_ranks_that_have_begun_the_step_anew_get_a_save_of_their_own(lives):
     job, planned = begun(lives)
     given = job.write(planned, "a")
