@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
 
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.hosts.messages import (
     Go,
     SaveEnded,
 )
-from ckptd.engine.hosts.parts import HostPart
 from ckptd.engine.identity import SaveRef
+from ckptd.engine.lanes.elsewhere import RemoteShard
+from ckptd.engine.lanes.merge import merge
+from ckptd.engine.lanes.plan import plan
 from ckptd.engine.saves import session as machine
 from ckptd.engine.saves.committing import put_in_place
 from ckptd.engine.saves.session import Phase
 from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
-from ckptd.format.entry import Entry
-from ckptd.format.index import encode_index
+from ckptd.storage.base import Durability
 from tests.simulation.judge import NAME, RUN
-from tests.simulation.reception import LiveSave, Reception
-
-UINT8 = 4  # TensorFlow's number for it
+from tests.simulation.reception import LiveSave, Reception, manifest_of
 
 
 def digest_of(texts: Iterable[str]) -> str:
@@ -81,8 +82,7 @@ class Coordinator(Reception):
         except CkptdError as error:
             self.apply(live, machine.Failed(SessionAbortedError(f"step {live.step} of {' '.join(hosts)}: {error}")))
             return
-        now = self.world.now
-        self.begin_filling(live, hosts, now)
+        self.begin_filling(live, hosts)
 
     def draft(self, live: LiveSave, hosts: list[str], calls: str) -> Record:
         num_shards = self.num_shards(live.step, len(hosts))
@@ -98,19 +98,27 @@ class Coordinator(Reception):
             term=self.term.number,
         )
 
-    def begin_filling(self, live: LiveSave, hosts: list[str], now: float) -> None:
+    def begin_filling(self, live: LiveSave, hosts: list[str]) -> None:
         record = live.record
         assert record is not None
-        parts = []
+        # Each host has one rank here, and they are in the order of their ranks.
+        layout = plan([manifest_of(live.declarations[host]) for host in hosts], 1, hosts=hosts)
+        live.layout = replace(layout, shard_sizes=record.shard_sizes)
         for shard, host in enumerate(hosts):
-            declaration = live.declarations[host]
-            key, size = record.shard_keys[shard], declaration.size_bytes
-            parts.append(HostPart(host, declaration.ranks, shard, key, size, size, now))
-            live.goes[host] = Go(
-                self.term.number, declaration.request_id, record.save_id, record.num_shards, shard, key, size, b""
+            key, size = record.shard_keys[shard], record.shard_sizes[shard]
+            live.shards[host] = RemoteShard(
+                live.layout,
+                shard,
+                key,
+                record.save_id,
+                durability=Durability.OBJECT_STORE,
+                now=lambda: self.world.now,
             )
-        live.parts = self.rules.parts(record.save_id, parts, self.attendance)
-        self.apply(live, machine.Planned(record.num_shards, frozenset((p.ranks[0], p.shard or 0) for p in parts)))
+            request_id = live.declarations[host].request_id
+            live.goes[host] = Go(
+                self.term.number, request_id, record.save_id, record.num_shards, shard, key, size, layout.digest
+            )
+        self.apply(live, machine.Planned(record.num_shards, frozenset(layout.lane_segments)))
         for host in hosts:
             self.tell(host, live.goes[host])
 
@@ -122,17 +130,13 @@ class Coordinator(Reception):
             self.apply(first, machine.TurnCame())
 
     def commit(self, live: LiveSave) -> None:
-        record, parts = live.record, live.parts
+        record, layout = live.record, live.layout
         assert record is not None
-        assert parts is not None
-        entries = []
-        for part in parts.all():
-            assert part.receipts is not None
-            assert part.shard is not None
-            (crc,) = struct.unpack("<I", part.receipts[0].sums)
-            entry = Entry(UINT8, (part.size_bytes,), part.shard, 0, part.size_bytes, crc)
-            entries.append((f"h{part.shard}".encode(), entry))
-        index = encode_index(record.num_shards, sorted(entries))
+        assert layout is not None
+        crcs = np.zeros(len(layout.segment_size), np.uint32)
+        for shard in live.shards.values():
+            crcs[shard.rows] = shard.crcs
+        index = merge(layout, crcs)
         ref = SaveRef(RUN, 0, live.step, record.save_id)
         try:
             put_in_place(self.catalog, record, index, None, ref=ref, overwrite=False, duration_s=0.0)

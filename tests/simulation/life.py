@@ -162,8 +162,8 @@ class Life:
     def live_keys(self) -> list[str]:
         """The keys of shards that the present coordinator waits for."""
         newest = max(self.coordinators, key=lambda each: each.term_number)
-        under_way = (live for live in newest.live.values() if live.parts is not None and not live.session.is_over)
-        return [part.key for live in under_way for part in live.parts.owing()]
+        under_way = (live for live in newest.live.values() if not live.session.is_over)
+        return [shard.key for live in under_way for shard in live.shards.values() if not shard.finish()]
 
     # Faults
 

@@ -8,7 +8,6 @@ from ckptd.agent.machine import AgentMachine
 from ckptd.engine.catalog.term import Term
 from ckptd.engine.hosts.attendance import Attendance
 from ckptd.engine.hosts.messages import AgentLife, Fenced, Receipt, Replaced
-from ckptd.engine.hosts.parts import HostParts
 from ckptd.errors import CkptdError
 from tests.simulation.bucket import BucketClient
 from tests.simulation.coordinator import Coordinator
@@ -47,11 +46,9 @@ class UsesNumbersTwice(Coordinator):
         return wanted
 
 
-class BelievesFormerLives(HostParts):
+def believes_former_lives(attendance: Attendance, agent: AgentLife) -> bool:
     """A receipt is believed of an old incarnation."""
-
-    def believes(self, agent: AgentLife) -> bool:
-        return True
+    return True
 
 
 class HearsFormerLives(Attendance):
@@ -79,6 +76,6 @@ MUTANTS = {
     "no look at the term": Cast(rules=Rules(term=LooksAway)),
     "no spare in the sweep": Cast(client=SparesNothing),
     "a shard number used twice": Cast(coordinator=UsesNumbersTwice),
-    "a receipt believed of an old incarnation": Cast(rules=Rules(BelievesFormerLives, HearsFormerLives)),
+    "a receipt believed of an old incarnation": Cast(rules=Rules(believes_former_lives, HearsFormerLives)),
     "a taken key is deleted": Cast(agent=DeletesWhatItFinds),
 }

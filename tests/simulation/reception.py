@@ -25,17 +25,26 @@ from ckptd.engine.hosts.messages import (
     PartSealed,
     SaveEnded,
 )
-from ckptd.engine.hosts.parts import HostParts
+from ckptd.engine.lanes.elsewhere import RemoteShard
+from ckptd.engine.layout import Layout
+from ckptd.engine.manifest import Manifest, Part
 from ckptd.engine.saves import session as machine
+from ckptd.engine.saves.claim import Claim
+from ckptd.engine.saves.deadlines import debts_of, why_over
+from ckptd.engine.saves.gone_hosts import why_gone
 from ckptd.engine.saves.session import Phase, Session
+from ckptd.engine.settings import Settings
 from ckptd.engine.wording import describe_ranks
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, UnavailableError
+from ckptd.format.slices import Box
 from tests.simulation.bucket import Bucket, BucketClient
 from tests.simulation.hosts import ROOT_ID
-from tests.simulation.judge import KEPT, RUN, Judge
+from tests.simulation.judge import KEPT, NAME, RUN, Judge
 from tests.simulation.world import Network, Process, World, WorldClock
 
-DECLARE_S = 30.0
+UINT8 = 4  # TensorFlow's number for it
+SAVE_S = 300.0
+SETTINGS = Settings(declare_timeout_s=30.0, stall_timeout_s=30.0)
 TICK_S = 1.0
 
 
@@ -49,7 +58,9 @@ class LiveSave:
     began_at: float
     declarations: dict[str, HostDeclaration] = field(default_factory=dict)
     record: Record | None = None
-    parts: HostParts | None = None
+    claims: dict[int, Claim] = field(default_factory=dict)
+    layout: Layout | None = None
+    shards: dict[str, RemoteShard] = field(default_factory=dict)  # by host
     goes: dict[str, Go] = field(default_factory=dict)
 
     @property
@@ -57,11 +68,23 @@ class LiveSave:
         return "" if self.record is None else self.record.save_id
 
 
+def claims_of(declaration: HostDeclaration, agent: AgentLife) -> dict[int, Claim]:
+    """What the ranks of a host hold: one tensor each, which bears the number of the host's first."""
+    manifest = manifest_of(declaration)
+    claim = Claim(declaration.request_id, agent.incarnation, manifest.digest, manifest, None, host=agent.host)
+    return dict.fromkeys(declaration.ranks, claim)
+
+
+def manifest_of(declaration: HostDeclaration) -> Manifest:
+    size = declaration.size_bytes
+    return Manifest.of([Part(f"h{declaration.ranks[0]}", UINT8, (size,), Box((0,), (size,)), size)])
+
+
 @dataclass
 class Rules:
     """What mutants change."""
 
-    parts: Callable[..., HostParts] = HostParts
+    believes: Callable[[Attendance, AgentLife], bool] = Attendance.is_present
     attendance: Callable[..., Attendance] = Attendance
     term: Callable[..., Term] = Term
 
@@ -158,18 +181,20 @@ class Reception(Process):
         self.kill()
 
     def _why_over(self, live: LiveSave) -> str | None:
-        now, session = self.world.now, live.session
-        if session.committing or session.phase not in (Phase.DECLARING, Phase.FILLING):
-            return None
-        if live.parts is not None:
-            return live.parts.why_over(now)
-        for host in sorted(live.declarations):
-            if self.attendance.is_lost(host, now):
-                return f"agent on {host} is gone before the save was planned"
-        if now - live.began_at > DECLARE_S:
-            where = self.attendance.whereabouts(session.missing, now)
-            return f"{describe_ranks(session.missing, session.world_size)} have not declared ({where})"
-        return None
+        now, session, shards = self.world.now, live.session, list(live.shards.values())
+        return why_gone(session, live.claims, shards, self.attendance.lost(now), self._agent_of) or why_over(
+            session,
+            debts_of(session, shards, lambda rank: False),
+            {},
+            age_s=now - live.began_at,
+            timeout_s=SAVE_S,
+            settings=SETTINGS,
+            whereabouts=lambda: {rank: f"the agent is that on {self._agent_of(rank)}" for rank in session.missing},
+        )
+
+    def _agent_of(self, rank: int) -> str:
+        hosts = self.attendance.hosts()
+        return next((host for host in hosts if rank in self.attendance.hello_of(host).members), "")
 
     # Messages
 
@@ -206,8 +231,9 @@ class Reception(Process):
             case Beat(owed=owed, ends=ends):
                 for each in owed:
                     live = self.of_save(each.save)
-                    if live is not None and live.parts is not None:
-                        live.parts.progress(agent.host, each.size_bytes, self.world.now)
+                    if live is not None and agent.host in live.shards:
+                        ranks = live.declarations[agent.host].ranks
+                        live.shards[agent.host].note_progress(dict.fromkeys(ranks, each.size_bytes))
                 for end in ends:
                     self.guarded(lambda end=end: self.catalog.writers.heard_end(end.save, agent.host))
                 number, lease_s = self.attendance.term, self.attendance.lease_s
@@ -270,11 +296,12 @@ class Reception(Process):
             )
         if live.session.phase is Phase.DECLARING:
             live.declarations[agent.host] = declaration
+            live.claims.update(claims_of(declaration, agent))
             for rank in declaration.ranks:
                 self.apply(live, machine.Declared(rank))
-        elif live.declarations.get(agent.host) == declaration and live.parts is not None:
-            part = live.parts.of(agent.host)
-            if part is not None and not part.is_sealed:
+        elif live.declarations.get(agent.host) == declaration:
+            shard = live.shards.get(agent.host)
+            if shard is not None and not shard.finish():
                 self.tell(agent.host, live.goes[agent.host])
 
     def may_begin(self, agent: AgentLife, declaration: HostDeclaration) -> bool:
@@ -283,6 +310,8 @@ class Reception(Process):
         is_new = declaration.is_new_in(self.term.number)
         try:
             doubt = self.catalog.writers.why_not_begin(declaration.step, is_new=is_new)
+            if not doubt and self.catalog.exists(NAME, declaration.step):  # as `Run.declare`, without `overwrite`
+                doubt = f"step {declaration.step} is already saved"
         except CkptdError as error:
             self.world.log(f"{self.name}: {error}")
             return False  # it will be told again
@@ -294,7 +323,7 @@ class Reception(Process):
 
     def sealed(self, agent: AgentLife, message: PartSealed) -> None:
         live = self.of_save(message.save)
-        if live is None or live.parts is None:
+        if live is None or agent.host not in live.shards:
             declared = (each.declarations.get(agent.host) for each in self.live.values())
             if any(each is not None and each.request_id == message.request_id for each in declared):
                 return  # it goes on when all have told of it again
@@ -303,15 +332,19 @@ class Reception(Process):
             else:
                 self.tell(agent.host, Fenced(self.term.number, self.name))  # it attends again, and tells all
             return
-        try:
-            part = live.parts.seal(message)
-        except ConflictError as error:
-            self.world.log(f"{self.name}: {error}")
-            return
-        if part is not None:
-            self.judge.believed(self.term.number, agent)
-        if part is not None and part.shard is not None:
-            self.apply(live, machine.LaneEnded(part.ranks[0], part.shard))
+        shard = live.shards[agent.host]
+        for receipt in message.receipts:
+            try:
+                if not self.rules.believes(self.attendance, receipt.by):
+                    raise ConflictError(f"a former life of the {receipt.by} is not believed")
+                is_first = shard.take(receipt)
+            except CkptdError as error:
+                self.world.log(f"{self.name}: {error}")
+                return
+            if is_first:
+                self.judge.believed(self.term.number, agent)
+                for rank in shard.debts():
+                    self.apply(live, machine.LaneEnded(rank, receipt.shard))
 
     def part_failed(self, agent: AgentLife, request_id: str, save: str, reason: str) -> None:
         for live in list(self.live.values()):
