@@ -211,10 +211,8 @@ class HostRequests:
                 if epoch is None:
                     epoch = self._places.place(asked.by.host, said.run, part.member, part.options)
                 save = replace(part.declaration.save, epoch=epoch, save_id="", attempt=0, plan_id="")
-                said_again = not asked.is_new  # perhaps to a coordinator that has published it
-                declaration = asked.stamp(
-                    replace(part.declaration, save=save, host=asked.by.host, is_repeated=said_again)
-                )
+                again = replace(part.declaration, save=save, host=asked.by.host, is_repeated=not asked.is_new)
+                declaration = asked.stamp(again)
                 with self.beginning(asked.by.host, declaration):
                     answers.append(self._coordinator.declare(declaration))
                 asked.declared.append(declaration)
