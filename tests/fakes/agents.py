@@ -50,7 +50,9 @@ class HostJob:
         for member in self.members:
             self.epoch = coordinator.join(RUN, member, RunOptions())
 
-    def declare(self, step: int, *, attempt: int = 1, is_repeated: bool = False) -> list[Future[Assignment | Checkpoint]]:
+    def declare(
+        self, step: int, *, attempt: int = 1, is_repeated: bool = False
+    ) -> list[Future[Assignment | Checkpoint]]:
         declared = []
         for member, manifest in zip(self.members, self.ranks.manifests, strict=True):
             self.coordinator.manifests.add(manifest)
