@@ -96,6 +96,10 @@ def command(
     if coordinators and shared_directory:
         raise InvalidRequestError("--coordinator names one that runs: --shared-directory belongs to its own start")
     node = nodes.node_of(os.environ, is_first=first, expects_others=job_dir is not None)
+    if shared_directory and node.is_alone:
+        raise InvalidRequestError(
+            "--shared-directory is for several nodes, and this is the only one: leave it out, or pass --job-dir on all"
+        )
     if not node.is_alone and not coordinators and job_dir is None:
         raise InvalidRequestError(
             f"there are several nodes ({node.said_by}): pass --job-dir, a directory of yours that all of them see, or "

@@ -23,6 +23,8 @@ def _no_job(monkeypatch):
         (["--root", "/c", "--coordinator", "a:1", "--first", "--", "true"], "--coordinator names one that runs"),
         (["--root", "/c", "--coordinator", "a:1", "--job-dir", "d", "--", "true"], "--coordinator names one that runs"),
         (["--root", "/c", "--coordinator", "a:1", "--port", "7", "--", "true"], "--advertise and --port are of nodes"),
+        (["--root", "/c", "--coordinator", "a:1", "--shared-directory", "--", "true"], "belongs to its own start"),
+        (["--root", "/c", "--shared-directory", "--", "true"], "--shared-directory is for several nodes"),
         (["--root", "/c", "--ca", "f", "--", "true"], "--ca and --token-file belong to --coordinator"),
         (["--root", "/c", "--no-such", "--", "true"], "there is no option '--no-such'"),
     ],
