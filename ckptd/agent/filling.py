@@ -12,6 +12,8 @@ from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
+from ckptd.storage.capabilities import PacedStore
+from ckptd.storage.pace import Pace
 
 MOST_SLICES = 1 << 19
 """Of one host in one save: their checksums travel in one message, beside those of another save."""
@@ -24,9 +26,15 @@ def remove_begun(store: Store, go: Go) -> None:
 
 
 def fill(
-    store: Store, go: Go, clock: Clock, *, on_end: Callable[[], None], on_failure: Callable[[CkptdError], None]
+    store: Store,
+    go: Go,
+    clock: Clock,
+    pace: Pace,
+    *,
+    on_end: Callable[[], None],
+    on_failure: Callable[[CkptdError], None],
 ) -> FilledShard:
-    """Begin the shard that a host was told to write."""
+    """Begin the shard that a host was told to write, at the pace that it was told."""
     if go.share is None or go.shard is None:
         raise InvalidRequestError("the coordinator did not say which bytes go where", key=go.key)
     if len(go.share.segment_size) > MOST_SLICES:
@@ -36,10 +44,15 @@ def fill(
             expected=f"at most {MOST_SLICES}",
             actual=len(go.share.segment_size),
         )
+    pace.follow(go.limits, go.shard / max(1, go.num_shards))
+    if isinstance(store, PacedStore):
+        writer = store.create_paced(go.key, go.size_bytes, pace)
+    else:
+        writer = store.create(go.key, go.size_bytes)
     shard = FilledShard(
         go.share,
         go.shard,
-        store.create(go.key, go.size_bytes),
+        writer,
         now=clock.boot_s,
         on_end=lambda rank, number: on_end(),
         on_failure=on_failure,

@@ -29,6 +29,7 @@ from ckptd.engine.saves.engine_threads import EngineThreads
 from ckptd.engine.saves.workers import Workers
 from ckptd.errors import CkptdError, ConflictError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.storage.base import Store
+from ckptd.storage.pace import Pace
 
 _log = logging.getLogger("ckptd.agent")
 
@@ -88,6 +89,7 @@ class Writing:
             on_broken=self.attend_anew,
         )
         self._store, self._clock, self._on_attached = store, clock, on_attached
+        self._pace = Pace()
         self._shares = KnownShares()
         self._parts: dict[str, _Part] = {}  # by save
         self.others = OtherAgents(whereabouts.credentials)
@@ -213,6 +215,7 @@ class Writing:
                 self._store,
                 go,
                 self._clock,
+                self._pace,
                 on_end=lambda: self._ended_lane(go, part),
                 on_failure=lambda error: self._fill_failed(go, error),
             )

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from ckptd.storage.base import LayeredObjects, Objects, ObjectWriter, Store
 from ckptd.storage.findings import Finding
+from ckptd.storage.pace import Pace
 
 
 @runtime_checkable
@@ -52,6 +53,14 @@ class ReservingStore(Protocol):
 
     def create_unreserved(self, key: str, size_bytes: int) -> ObjectWriter:
         """Start an object as `create` does; it gets its space as its bytes come."""
+
+
+@runtime_checkable
+class PacedStore(Protocol):
+    """A store that takes only so many requests a second, of all hosts together."""
+
+    def create_paced(self, key: str, size_bytes: int, pace: Pace | None) -> ObjectWriter:
+        """Start an object as `create` does, and send it at that pace."""
 
 
 @runtime_checkable

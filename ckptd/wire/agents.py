@@ -30,10 +30,12 @@ from ckptd.engine.hosts.messages import (
     TrialReport,
 )
 from ckptd.errors import InvalidRequestError
+from ckptd.storage.pace import UploadLimits
 from ckptd.wire import convert, shares, status, versions
 from ckptd.wire.v1 import agent_pb2, common_pb2
 
 _MOST_TERM = 1 << 53
+_MOST_PART_BYTES, _LEAST_RATE = 1 << 30, 0.01
 
 
 def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
@@ -165,6 +167,9 @@ def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_p
                 attempt=message.attempt,
                 guests=[agent_pb2.Guest(rank=e.rank, incarnation=e.incarnation, host=e.host) for e in message.guests],
                 passing=[shares.passing_to_wire(each) for each in message.passing],
+                part_bytes=message.limits.part_bytes,
+                uploads_at_once=message.limits.at_once,
+                requests_per_s=message.limits.requests_per_s,
             )
             return agent_pb2.CoordinatorMessage(go=go)
         case SaveEnded():
@@ -348,12 +353,20 @@ def _go_from_wire(message: agent_pb2.Go) -> Go:
             for each in message.guests
         ),
         passing=tuple(shares.passing_from_wire(each, message.num_shards) for each in message.passing),
+        limits=_limits_from_wire(message),
     )
     if shard is None or not message.HasField("share"):
         return go
     if not 0 <= shard < message.num_shards or message.size_bytes < 0:
         raise InvalidRequestError("a host is told to write a shard that there is not", actual=shard)
     return replace(go, share=shares.share_from_wire(message.share, shard, message.num_shards, message.size_bytes))
+
+
+def _limits_from_wire(go: agent_pb2.Go) -> UploadLimits:
+    rate = go.requests_per_s
+    if not 0 <= go.part_bytes <= _MOST_PART_BYTES or not (math.isfinite(rate) and (rate == 0 or rate >= _LEAST_RATE)):
+        raise InvalidRequestError("a host is told to send in a way that there is not", actual=(go.part_bytes, rate))
+    return UploadLimits(go.part_bytes, go.uploads_at_once, rate)
 
 
 def _owed_to_wire(owed: Owed) -> agent_pb2.Owed:

@@ -168,6 +168,11 @@ class Attendance:
         place = self._places.get(host)
         return None if place is None else place.hello.agent
 
+    @property
+    def num_hosts(self) -> int:
+        """How many hosts' agents have attended."""
+        return len(self._places)
+
     def hosts(self) -> list[str]:
         """Return the hosts whose agents have attended, in order."""
         return sorted(self._places)

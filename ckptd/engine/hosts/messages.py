@@ -14,6 +14,7 @@ from ckptd.engine.identity import Declaration, Member, RunOptions
 from ckptd.engine.layout import Layout
 from ckptd.errors import CkptdError
 from ckptd.storage.base import Durability
+from ckptd.storage.pace import NO_LIMITS, UploadLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +341,7 @@ class Go:
         attempt: of this step.
         guests: ranks of other hosts that have bytes for its shard.
         passing: what its ranks have for shards of other hosts.
+        limits: how fast it sends, as one of many hosts.
     """
 
     term: int
@@ -355,6 +357,7 @@ class Go:
     attempt: int = 0
     guests: tuple[Guest, ...] = ()
     passing: tuple[Passing, ...] = ()
+    limits: UploadLimits = field(default=NO_LIMITS, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ from ckptd.engine.wording import describe_seconds
 from ckptd.errors import ConflictError
 from ckptd.format.names import INDEX_SUFFIX
 from ckptd.printable import counted
+from ckptd.storage.base import Durability
+from ckptd.storage.pace import UploadLimits, limits_of_each
 
 _log = logging.getLogger("ckptd.engine")
 
@@ -84,6 +86,8 @@ class AttendedHosts:
         coordinator.agents.incarnation = self._incarnation
         coordinator.agents.term, coordinator.agents.confirm_root = term.number, term.confirm
         coordinator.agents.gone = self._gone
+        if coordinator.store.durability is Durability.OBJECT_STORE:
+            coordinator.agents.limits = self._limits
 
     def close(self) -> None:
         """Finish what was begun."""
@@ -125,6 +129,10 @@ class AttendedHosts:
     def _gone(self) -> dict[str, float]:
         with self._lock:
             return dict(self._lost) if self._lost else {}
+
+    def _limits(self) -> UploadLimits:
+        with self._lock:
+            return limits_of_each(self._attendance.num_hosts - len(self._lost))
 
     def _submit(self, host: str, work: Callable[..., None], *arguments: object) -> None:
         self._strands.submit(host, partial(guarded, work, *arguments))

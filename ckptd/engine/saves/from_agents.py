@@ -21,6 +21,7 @@ from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.save import Save
 from ckptd.engine.saves.session import Failed, Phase
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
+from ckptd.storage.pace import NO_LIMITS, UploadLimits
 
 
 class FromAgents:
@@ -37,6 +38,8 @@ class FromAgents:
         """Returns which life of a host's agent is the present one. It must not block."""
         self.gone: Callable[[], Mapping[str, float]] = dict
         """Returns the hosts whose agents are gone, and for how many seconds. It must not block."""
+        self.limits: Callable[[], UploadLimits] = lambda: NO_LIMITS
+        """Returns how fast each host sends. It must not block."""
         self.term = 0
         """Of this coordinator; see `ckptd.engine.catalog.term`."""
         self.confirm_root: ConfirmRoot = confirm_nothing

@@ -42,6 +42,7 @@ def order(agents: FromAgents, said: HostDeclaration, host: str, known_layout: by
         key=shard_key(first.key, shard, first.num_shards),
         size_bytes=layout.shard_sizes[shard],
         layout_digest=layout.digest,
+        limits=agents.limits(),
         share=None if known_layout == layout.digest else part_of(layout, host).layout,
         guests=tuple(
             ranks[rank] for rank in layout.senders_of.get(shard, ()) if rank in ranks and ranks[rank].host != host

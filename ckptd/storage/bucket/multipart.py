@@ -22,6 +22,7 @@ from ckptd.storage.bucket.bucket import Bucket, UploadedPart
 from ckptd.storage.bucket.open_part import OpenPart, check_lent
 from ckptd.storage.bucket.upload_memory import Parts
 from ckptd.storage.keys import named
+from ckptd.storage.pace import Pace
 from ckptd.storage.ranges import check_range
 
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -32,9 +33,9 @@ MAX_PARTS = 10_000
 _ABORTS = 5
 
 
-def part_size(size_bytes: int) -> int:
+def part_size(size_bytes: int, least_bytes: int = 0) -> int:
     """Return how large the parts of an object are: the usual size, or more where there would be too many."""
-    least = -(-size_bytes // MAX_PARTS)
+    least = max(least_bytes, -(-size_bytes // MAX_PARTS))
     return max(PART_BYTES, -(-least // (1 << 20)) * (1 << 20))
 
 
@@ -66,13 +67,14 @@ class UploadStore(Protocol):
 class MultipartWriter:
     """See `ckptd.storage.base.BorrowingWriter`."""
 
-    def __init__(self, store: UploadStore, full_key: str, key: str, size_bytes: int) -> None:
-        """Prepare; nothing is sent yet. `full_key` is the bucket's, `key` the store's."""
+    def __init__(self, store: UploadStore, full_key: str, key: str, size_bytes: int, pace: Pace | None = None) -> None:
+        """Prepare; nothing is sent yet. `full_key` is the bucket's, `key` the store's; `pace` for one of many hosts."""
         self.key = key
         self.size_bytes = size_bytes
         self._store = store
         self._full_key = full_key
-        self._part_bytes = part_size(size_bytes)
+        self._pace = pace or Pace()
+        self._part_bytes = part_size(size_bytes, self._pace.part_bytes)
         self._num_parts = max(1, -(-size_bytes // self._part_bytes))
         self._lock = threading.Lock()
         self._beginning = threading.Lock()
@@ -155,7 +157,8 @@ class MultipartWriter:
                 raise ConflictError("this writer is gone", key=self.key)
             with named(self.key):
                 upload_id, (data, crc) = self._begin(), part.content(self._store.parts)
-                return self._store.bucket.upload_part(self._full_key, upload_id, number + 1, *data, crc=crc)
+                with self._pace.sending():
+                    return self._store.bucket.upload_part(self._full_key, upload_id, number + 1, *data, crc=crc)
         finally:
             part.dismiss(self._store.parts)
 
@@ -163,6 +166,7 @@ class MultipartWriter:
         """Begin the upload, once, and note it before anything is sent."""
         with self._beginning:
             if self._upload_id is None:
+                self._pace.turn(2)
                 upload_id = self._store.bucket.create_upload(self._full_key, self._metadata)
                 # Crash here: an upload without parts and without a note, which costs nothing.
                 self._note_key = self._store.note_upload(self.key, upload_id)
@@ -188,6 +192,7 @@ class MultipartWriter:
         part = self._part(0)
         with named(self.key):
             data = part.whole(self._store.parts)
+        self._pace.turn(2)  # it is looked at, too
         stat = self._store.write_whole(self.key, data)
         self._end()
         return stat
@@ -201,6 +206,7 @@ class MultipartWriter:
                     self._sent[number] = self._store.parts.send(lambda n=number, p=part: self._send(n, p))  # type: ignore[misc]
         parts = [sent.result() for sent in self._sent.values()]
         assert self._upload_id is not None
+        self._pace.turn(4)  # to complete it, to see that, and to remove the note
         try:
             with named(self.key):
                 head = self._store.bucket.complete_upload(self._full_key, self._upload_id, parts, if_absent=True)

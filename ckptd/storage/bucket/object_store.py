@@ -33,6 +33,7 @@ from ckptd.storage.bucket.probe import fences, probe
 from ckptd.storage.bucket.upload_memory import Parts
 from ckptd.storage.findings import Finding
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join, named
+from ckptd.storage.pace import Pace
 
 _log = logging.getLogger(__name__)
 
@@ -116,10 +117,14 @@ class ObjectStore:
 
     def create(self, key: str, size_bytes: int) -> ObjectWriter:
         """See `Store`. Nothing is reserved in a bucket."""
+        return self.create_paced(key, size_bytes, None)
+
+    def create_paced(self, key: str, size_bytes: int, pace: Pace | None) -> ObjectWriter:
+        """See `PacedStore`."""
         full_key = self._full(key)
         if size_bytes < 0:
             raise InvalidRequestError("an object has no negative size", key=key)
-        return MultipartWriter(self, full_key, key, size_bytes)
+        return MultipartWriter(self, full_key, key, size_bytes, pace)
 
     def put(self, key: str, data: Buffer) -> ObjectStat:
         """See `Store`."""

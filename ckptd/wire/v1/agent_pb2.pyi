@@ -311,7 +311,7 @@ class Replaced(_message.Message):
     def __init__(self, term: _Optional[int] = ..., by: _Optional[_Union[AgentLife, _Mapping]] = ...) -> None: ...
 
 class Go(_message.Message):
-    __slots__ = ("term", "request_id", "save", "num_shards", "shard", "key", "size_bytes", "layout_digest", "share", "prefix_key", "attempt", "guests", "passing")
+    __slots__ = ("term", "request_id", "save", "num_shards", "shard", "key", "size_bytes", "layout_digest", "share", "prefix_key", "attempt", "guests", "passing", "part_bytes", "uploads_at_once", "requests_per_s")
     TERM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SAVE_FIELD_NUMBER: _ClassVar[int]
@@ -325,6 +325,9 @@ class Go(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     GUESTS_FIELD_NUMBER: _ClassVar[int]
     PASSING_FIELD_NUMBER: _ClassVar[int]
+    PART_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UPLOADS_AT_ONCE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
     term: int
     request_id: str
     save: str
@@ -338,7 +341,10 @@ class Go(_message.Message):
     attempt: int
     guests: _containers.RepeatedCompositeFieldContainer[Guest]
     passing: _containers.RepeatedCompositeFieldContainer[Passing]
-    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., num_shards: _Optional[int] = ..., shard: _Optional[int] = ..., key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., share: _Optional[_Union[HostShare, _Mapping]] = ..., prefix_key: _Optional[str] = ..., attempt: _Optional[int] = ..., guests: _Optional[_Iterable[_Union[Guest, _Mapping]]] = ..., passing: _Optional[_Iterable[_Union[Passing, _Mapping]]] = ...) -> None: ...
+    part_bytes: int
+    uploads_at_once: int
+    requests_per_s: float
+    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., num_shards: _Optional[int] = ..., shard: _Optional[int] = ..., key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., share: _Optional[_Union[HostShare, _Mapping]] = ..., prefix_key: _Optional[str] = ..., attempt: _Optional[int] = ..., guests: _Optional[_Iterable[_Union[Guest, _Mapping]]] = ..., passing: _Optional[_Iterable[_Union[Passing, _Mapping]]] = ..., part_bytes: _Optional[int] = ..., uploads_at_once: _Optional[int] = ..., requests_per_s: _Optional[float] = ...) -> None: ...
 
 class Guest(_message.Message):
     __slots__ = ("rank", "incarnation", "host")

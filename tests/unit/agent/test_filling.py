@@ -14,6 +14,7 @@ from ckptd.engine.lanes.host_share import part_of
 from ckptd.engine.lanes.plan import plan
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.memory import MemoryStore
+from ckptd.storage.pace import Pace
 from tests.fakes.ranks import six_on_three_hosts
 
 
@@ -24,5 +25,5 @@ def test_more_slices_than_a_receipt_can_tell_are_refused_before_anything_is_writ
     size, store = many.shard_sizes[share.shard], MemoryStore("agent")
     go = Go(7, "q", "s1", 3, share.shard, "r/m-5.data-1", size, share.whole_digest, many)
     with pytest.raises(InvalidRequestError, match=f"save fewer, larger tensors.*at most {MOST_SLICES}"):
-        fill(store, go, SystemClock(), on_end=lambda: None, on_failure=lambda error: None)
+        fill(store, go, SystemClock(), Pace(), on_end=lambda: None, on_failure=lambda error: None)
     assert not list(store.list(""))

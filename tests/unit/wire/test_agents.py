@@ -33,6 +33,7 @@ from ckptd.engine.lanes.host_share import part_of
 from ckptd.engine.lanes.plan import plan
 from ckptd.errors import InvalidRequestError, StorageFullError
 from ckptd.storage.base import Durability
+from ckptd.storage.pace import UploadLimits
 from ckptd.wire import agents, shares
 from ckptd.wire.v1 import agent_pb2
 from tests.fakes.ranks import six_on_three_hosts
@@ -75,6 +76,7 @@ TOLD_BY_COORDINATOR = [
     Replaced(7, LIFE),
     NotYet(7, "q", "agent has 1 save under way"),
     Go(7, "q", "s1", 3, None, "", 0, b"d", prefix_key="runs/r/m-5", attempt=2),
+    Go(7, "q", "s1", 3, None, "", 0, b"d", limits=UploadLimits(64 << 20, 4, 3.0)),
     SaveEnded(7, "q", "s1", "m-5", checkpoint=PUBLISHED),
     SaveEnded(7, "q", "s1", "m-5", checkpoint=PUBLISHED, index_crc32c=0xFFFFFFFF),
     SaveEnded(7, "q", "", "", "rank 3 is gone", is_known=False),
@@ -107,9 +109,19 @@ def test_what_a_coordinator_tells_comes_through(message):
     data = agents.from_coordinator_to_wire(message, "runs/r").SerializeToString()
     told = agents.from_coordinator_from_wire(agent_pb2.CoordinatorMessage.FromString(data))
     assert told == message
+    if isinstance(message, Go):
+        assert isinstance(told, Go)
+        assert told.limits == message.limits
     if isinstance(message, SaveEnded):
         assert isinstance(told, SaveEnded)
         assert (told.checkpoint, told.index_crc32c) == (message.checkpoint, message.index_crc32c)
+
+
+@pytest.mark.parametrize("limits", [UploadLimits(-1), UploadLimits(2 << 30), UploadLimits(requests_per_s=1e-9)])
+def test_a_pace_at_which_nothing_could_be_sent_is_refused(limits):
+    go = agents.from_coordinator_to_wire(Go(7, "q", "s1", 3, None, "", 0, b"d", limits=limits))
+    with pytest.raises(InvalidRequestError, match="told to send in a way that there is not"):
+        agents.from_coordinator_from_wire(go)
 
 
 def test_what_a_host_is_told_to_write_comes_through():

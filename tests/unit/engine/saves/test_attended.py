@@ -12,6 +12,8 @@ from ckptd.engine.identity import Member, RunOptions
 from ckptd.engine.saves.attended import AttendedHosts
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import ConflictError
+from ckptd.storage.base import Durability
+from ckptd.storage.pace import NO_LIMITS, limits_of_each
 from tests.fakes.agents import SharedBucket
 from tests.fakes.clock import HandClock
 from tests.fakes.waiting import eventually
@@ -20,12 +22,18 @@ LIFE, NEXT_LIFE = AgentLife("a", "a-1"), AgentLife("a", "a-2", 1.0)
 LEASE_S = 10.0
 
 
+class RemoteBucket(SharedBucket):
+    """What many hosts write to at once takes only so many requests a second."""
+
+    durability = Durability.OBJECT_STORE
+
+
 class Life:
     """A coordinator with the agent of host a."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[SharedBucket] = SharedBucket) -> None:
         self.clock = HandClock()
-        store = SharedBucket(self.clock.wall_s)
+        store = kind(self.clock.wall_s)
         self.coordinator = Coordinator(store, clock=self.clock)
         self.coordinator.open()
         term = Term(store, self.clock, holder="a coordinator")
@@ -92,6 +100,23 @@ def test_an_agent_is_not_gone_because_its_coordinator_stood_still(life: Life) ->
         life.clock.advance(LEASE_S / 2)
         life.hosts.tick()
     assert life.is_lost()
+
+
+@pytest.mark.parametrize("kind", [SharedBucket, RemoteBucket])
+def test_hosts_that_are_there_share_what_a_bucket_takes(kind: type[SharedBucket]) -> None:
+    life = Life(kind)
+    limits, is_shared = life.coordinator.agents.limits, kind is RemoteBucket
+    try:
+        for number in range(3):
+            hello = Hello(AgentLife(f"h{number}", f"h{number}-1"), life.coordinator.root.id, 0)
+            life.hosts.attend(hello, lambda message, run: None, lambda said: said)
+            assert limits() == (limits_of_each(number + 1) if is_shared else NO_LIMITS)
+        life.hosts.tick()
+        life.beats(AgentLife("h1", "h1-1"), LEASE_S + 1.0)
+        assert limits() == (limits_of_each(1) if is_shared else NO_LIMITS)
+    finally:
+        life.coordinator.close()
+        life.hosts.close()
 
 
 def test_a_rank_of_a_host_that_was_replaced_waits_for_one_lease_and_not_for_two(life: Life) -> None:

@@ -22,6 +22,7 @@ from ckptd.storage.bucket.object_store import ObjectStore
 from ckptd.storage.bucket.upload_memory import Parts
 from ckptd.storage.keys import UNFINISHED_SUFFIX
 from ckptd.storage.locations import open_store
+from ckptd.storage.pace import Pace, UploadLimits
 from tests import seams
 from tests.fakes.waiting import eventually
 from tests.services.s3 import S3Service
@@ -188,6 +189,17 @@ def test_half_filled_parts_of_many_writers_do_not_wait_for_each_other_for_ever(s
     for writer in writers:
         writer.finish()
     assert [store.stat(f"o{number}").size_bytes for number in range(4)] == [PART_BYTES + 1] * 4
+
+
+def test_one_of_many_hosts_sends_parts_of_the_size_that_it_was_told(s3_root: str) -> None:
+    store = open_store(s3_root)
+    assert isinstance(store, ObjectStore)
+    pace = Pace()
+    for limits, num_parts in ((UploadLimits(), 3), (UploadLimits(2 * PART_BYTES, 1, 1000.0), 2)):
+        pace.follow(limits, 0.5)
+        writer = store.create_paced(f"in-{num_parts}", 2 * PART_BYTES + 1, pace)
+        writer.write(0, bytes(2 * PART_BYTES + 1))
+        assert writer.finish().version.strip('"').endswith(f"-{num_parts}")
 
 
 class TestUploadsThatNobodyNoted:
