@@ -334,12 +334,13 @@ class AgentMachine:
         return None if self._heard_at is None else now - self._heard_at
 
     def _time_out(self, save: HostSave, now: float) -> list[Effect]:
-        waited = save.waits_for(self.life.host, self.silent_s(now))
-        reason = f"it was not done within {self.timeout_s:.0f} s: {waited}"
+        reason = f"it was not done within {self.timeout_s:.0f} s: {save.waits_for(self.life.host, self.silent_s(now))}"
         effects = self.give_up(save.declaration.request_id, reason, now)
         # Even if this life never told the coordinator of it, a former one may have.
         outcome = HostOutcome(reason=reason, is_known=False)
         self._forget(save, outcome)
+        if save.go is not None and Stop(save.save) not in effects and not self._filling(save.save):
+            effects.append(Stop(save.save))  # no coordinator may ever say that it is over
         return [*effects, Tell(save.declaration.request_id, outcome)]
 
     # Speaking

@@ -1,6 +1,6 @@
 """One lane of a rank of this host that belongs into the shard of another host: sent on to the agent there.
 
-It is the `ObjectWriter` of a `LaneWriter`, which takes the bytes as those of any lane do: from captured memory, or from
+It is the `ByteSink` of a `LaneWriter`, which takes the bytes as those of any lane do: from captured memory, or from
 the rank's own stream. What the other agent has not confirmed is kept, a window at most, so that a broken stream goes on
 where it stopped. An agent that began anew has nothing of it, and only captured memory can be read again.
 """
@@ -28,7 +28,7 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.format import crc32c
-from ckptd.storage.base import Buffer, ObjectStat
+from ckptd.storage.base import Buffer
 from ckptd.wire import convert, status
 from ckptd.wire.chunks import CHUNK_BYTES, Chunk, WriteMessage
 from ckptd.wire.v1 import save_pb2
@@ -116,13 +116,6 @@ class PassedLane:
             view = view[len(taken) :]
             if len(self._pending) == CHUNK_BYTES:
                 self._flush()
-
-    def finish(self) -> ObjectStat:
-        """The other agent finishes the shard."""
-        raise NotImplementedError("a lane is no object")
-
-    def abort(self) -> None:
-        """The other agent drops the shard."""
 
     def _flush(self) -> None:
         data = bytes(self._pending)

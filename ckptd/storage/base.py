@@ -47,14 +47,18 @@ class ObjectStat:
     version: str
 
 
-class ObjectWriter(Protocol):
+class ByteSink(Protocol):
+    """Takes the bytes of an object, wherever that is finished."""
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Put `data` at byte `offset`. Any order; several threads may write disjoint ranges at once."""
+
+
+class ObjectWriter(ByteSink, Protocol):
     """One object that is being written: no reader sees it until `finish` returns. Its size is fixed at the start."""
 
     key: str
     size_bytes: int
-
-    def write(self, offset: int, data: Buffer) -> None:
-        """Put `data` at byte `offset`. Any order; several threads may write disjoint ranges at once."""
 
     def finish(self) -> ObjectStat:
         """Make the object durable and visible under its key.

@@ -20,7 +20,7 @@ from ckptd.engine.lanes.geometry import Pieces, Segments, checksum, runs
 from ckptd.engine.layout import Column, Layout
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
 from ckptd.format import crc32c
-from ckptd.storage.base import BorrowingWriter, ObjectWriter
+from ckptd.storage.base import BorrowingWriter, ByteSink
 
 
 class LaneWriter:
@@ -39,7 +39,7 @@ class LaneWriter:
         layout: Layout,
         rank: int,
         shard: int,
-        writer: ObjectWriter,
+        writer: ByteSink,
         *,
         now: Callable[[], float],
         on_end: Callable[[], None],
@@ -51,7 +51,7 @@ class LaneWriter:
             layout: where everything of the save is.
             rank: the sender.
             shard: where the bytes go.
-            writer: of the shard's object; shared by its lanes.
+            writer: where the bytes go: the shard's object, which its lanes share, or another agent.
             now: seconds on a forward-only clock.
             on_end: called when the lane has ended.
             on_failure: called with what makes the whole save impossible: the store failed, or a tensor is not what

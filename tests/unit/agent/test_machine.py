@@ -298,3 +298,15 @@ def test_why_it_does_not_attend_is_known_until_it_does():
     assert machine.attending("c:1", 2.0).why_not.startswith(
         "another agent of the name h3, started by `ckptd run` on n2"
     )
+
+
+def test_the_writers_of_a_save_that_took_too_long_are_ended_whatever_it_waited_for():
+    """No coordinator may ever say that it is over: then what is kept of it would stay."""
+    for happens in (lambda machine: None, lambda machine: machine.fill_failed("s", "disk on fire", 4.0)):
+        machine = attached()
+        machine.declare(MINE, 0.0)
+        machine.hear(GO, 3.0)
+        happens(machine)
+        effects = machine.tick(machine.timeout_s + 5.0)
+        assert effects.count(Stop("s")) == 1
+        assert [each.request_id for each in effects if isinstance(each, Tell)] == [REQUEST]
