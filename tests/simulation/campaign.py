@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import resource
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Figures:
     most_waited_s: float = 0.0
     virtual_s: float = 0.0
     processor_s: float = 0.0
+    memory_mib: float = 0.0
+    """Of this process, at most."""
     faults: Counter[str] = field(default_factory=Counter)
 
     def add(self, life: Life) -> None:
@@ -55,7 +58,7 @@ class Figures:
             f"{self.coordinators} coordinators, {self.agents} agents, {self.faults.total()} faults "
             f"({', '.join(f'{name} {count}' for name, count in sorted(self.faults.items()))}); "
             f"longest wait {self.most_waited_s:.0f} s; {self.events} events, "
-            f"{self.processor_s:.0f} s of processor time, {a_second:.0f} saves/s"
+            f"{self.processor_s:.0f} s of processor time, {a_second:.3g} saves/s, {self.memory_mib:.0f} MiB"
         )
 
 
@@ -66,6 +69,7 @@ def campaign(num_saves: int, *, num_hosts: int = 3, first_seed: int = 0) -> Figu
         figures.add(Life(seed, num_hosts, min(SAVES_A_LIFE, num_saves)).run())
         seed += 1
     figures.processor_s = time.process_time() - began
+    figures.memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return figures
 
 

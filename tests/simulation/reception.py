@@ -110,6 +110,7 @@ class Reception(Process):
         self.is_open = False
         self.term_number = 0
         self.live: dict[int, LiveSave] = {}
+        self.host_of: dict[int, str] = {}  # by rank
         self.ended: dict[str, SaveEnded] = {}  # by request
         network.listen(host, self, self.hear)
         self.after(0.0, self.open)
@@ -193,8 +194,7 @@ class Reception(Process):
         )
 
     def _agent_of(self, rank: int) -> str:
-        hosts = self.attendance.hosts()
-        return next((host for host in hosts if rank in self.attendance.hello_of(host).members), "")
+        return self.host_of.get(rank, "")
 
     # Messages
 
@@ -209,6 +209,7 @@ class Reception(Process):
                 return
             if isinstance(answer, Attached):
                 self.judge.attended(answer.term, agent)
+                self.host_of.update(dict.fromkeys(message.members, agent.host))
             self.network.send(self, self.host, source, answer)
             for carried in message.saves if isinstance(answer, Attached) else ():
                 if not carried.save or self.of_save(carried.save) is None:

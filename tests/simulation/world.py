@@ -10,7 +10,6 @@ import hashlib
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 from typing import Any
@@ -104,14 +103,6 @@ class Process:
             raise Killed
 
 
-@dataclass(order=True)
-class _Event:
-    at: float
-    number: int
-    process: Process | None = field(compare=False)
-    act: Callable[[], None] = field(compare=False)
-
-
 class World:
     """The clock, the events, and the trace of all that happened."""
 
@@ -123,7 +114,7 @@ class World:
         self.num_events = 0
         self.recent: deque[str] = deque(maxlen=400)
         self._digest = hashlib.sha256()
-        self._events: list[_Event] = []
+        self._events: list[tuple[float, int, Process | None, Callable[[], None]]] = []  # no two have one number
         self._numbers = count()
 
     def log(self, text: str) -> None:
@@ -137,18 +128,18 @@ class World:
         return self._digest.hexdigest()
 
     def after(self, delay: float, process: Process | None, act: Callable[[], None]) -> None:
-        heapq.heappush(self._events, _Event(self.now + delay, next(self._numbers), process, act))
+        heapq.heappush(self._events, (self.now + delay, next(self._numbers), process, act))
 
     def run_until(self, at: float) -> None:
         self.depth += 1
-        while self._events and self._events[0].at <= at:
-            event = heapq.heappop(self._events)
-            self.now = max(self.now, event.at)
+        while self._events and self._events[0][0] <= at:
+            due, _, process, act = heapq.heappop(self._events)
+            self.now = max(self.now, due)
             self.num_events += 1
-            if event.process is None:
-                event.act()
+            if process is None:
+                act()
             else:
-                event.process.run(event.act)
+                process.run(act)
         self.now = max(self.now, at)
         self.depth -= 1
 
