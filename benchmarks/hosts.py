@@ -20,6 +20,8 @@ Of the coordinator: `first` is a save whose layout is planned anew, `next` the m
 - published  from the last receipt sent until the first host hears the end; it is published by then
 - up, down   bytes of messages to the coordinator and from it
 - memory     the most that was resident during the save
+
+Beside it: what a bare gRPC server needs for the messages of a save, see bare_coordinator.py.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import bare_coordinator
 import coordinator_alone
 import host_network
 import host_replaced
@@ -54,7 +57,12 @@ MOST_STALL = 1.2  # of that beside a daemon, which varies as much by itself
 def coordinator(args: argparse.Namespace) -> dict[str, Any]:
     with TemporaryDirectory(prefix="ckptd-hosts-", dir=args.dir) as temporary:
         found = [
-            coordinator_alone.measure(Path(temporary) / str(number), number, args.slices, args.processes, args.saves)
+            {
+                **coordinator_alone.measure(
+                    Path(temporary) / str(number), number, args.slices, args.processes, args.saves
+                ),
+                "bare_cpu_s": bare_coordinator.measure(number),
+            }
             for number in args.hosts
         ]
         jobs = [summed_up(each) for each in found]
@@ -139,6 +147,9 @@ def plot(jobs: list[dict[str, Any]], path: Path) -> None:
 def show_coordinator(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     print(f"{args.slices} slices of each of 8 ranks a host; {in_words(found['machine'])}\n")
     print(markdown(HEADS, [row for each in found["jobs"] for row in rows(each)]))
+    for each in found["jobs"]:
+        bare = " and ".join(f"{took_s:.2f} s by {how}" for how, took_s in each["bare_cpu_s"].items())
+        print(f"\nthe messages of {each['hosts']:,} hosts alone, to a server that does nothing: {bare}")
     return [problem for each in found["jobs"] for problem in broken(each)]
 
 

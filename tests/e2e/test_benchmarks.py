@@ -103,6 +103,7 @@ def test_agents_that_only_speak_save_through_a_coordinator(tmp_path):
     first, later = found["first"], found["next"]
     assert later["down_bytes"] < first["down_bytes"] / 2  # what was planned before is not said again
     assert 0 < later["up_bytes"] / found["hosts"] < 4 * 40 + 8 * 200 + 4096
+    assert found["bare_cpu_s"].keys() == {"one call", "many calls"}
     assert list(tmp_path.iterdir()) == []
 
 
