@@ -69,6 +69,7 @@ def test_what_the_operator_advertises_counts_and_not_where_it_listens():
         ({"coordinator": ("a:1",)}, "--coordinator is for --role agent"),
         ({"role": "coordinator", "name": "h"}, "--name is for --role agent"),
         ({"role": "coordinator", "arena_bytes": 1}, "--arena-bytes is for --role whole or agent"),
+        ({"role": "coordinator", "shards": 3}, "--shards is for --role whole"),
         ({"role": "agent", "undo_s": 1.0}, "--undo-s is for --role whole or coordinator"),
         ({"role": "chief"}, "--role is none of whole, coordinator, agent"),
     ],
