@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from ckptd.cli.main import main as ckptd_main
 from tests import seams
 from tests.e2e import saving_worker
+from tests.faults.hosts import mutants
 from tests.faults.hosts.network import enter
 from tests.faults.hosts.traps import Traps
 
@@ -19,6 +21,8 @@ def main(holder: str, traps: str, program: str, *arguments: str) -> None:
     enter(int(holder))
     patch = pytest.MonkeyPatch()
     Traps(Path(traps)).set_up(patch)
+    for rule in os.environ.get(mutants.VARIABLE, "").split():
+        mutants.take_out(patch, rule)
     if program == "rank":
         address, run, *numbers = arguments
         saving_worker.main(address, run, *map(int, numbers))

@@ -6,54 +6,21 @@ run, all of them by ``pytest -s -m campaign tests/faults/hosts``, which prints t
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests.fakes.waiting import eventually
 from tests.faults.hosts.cases import CAMPAIGN, STORE_CAMPAIGN, VICTIM, Case, Outcome, Trial
-from tests.faults.hosts.network import Network, needs_root
-from tests.faults.hosts.stores import Bucket, Directory, Shared, files_of, listed
-from tests.faults.hosts.world import RUN, WAIT_S, World
-from tests.services.s3 import S3Service
+from tests.faults.hosts.stores import Bucket, files_of, listed
+from tests.faults.hosts.world import WAIT_S, World
+from tests.faults.hosts.worlds import over_bucket, over_directory
 
 LARGE = 3_000_000
 """Numbers of a rank, so many that a host's shard is an upload of several parts."""
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@contextmanager
-def world_over(shared_in: Callable[[Path, Network], Shared], lease_s: float) -> Iterator[World]:
-    needs_root()
-    with tempfile.TemporaryDirectory(prefix="ck-") as base:
-        network = Network()
-        try:
-            shared = shared_in(Path(base), network)
-            world = World(Path(base), network, shared, lease_s=lease_s)
-            try:
-                world.go_well()
-                yield world
-            finally:
-                world.close()
-                if isinstance(shared, Bucket):
-                    shared.close()
-        finally:
-            network.close()
-
-
-def over_directory(lease_s: float):
-    return world_over(lambda base, network: Directory(base, RUN), lease_s)
-
-
-def over_bucket(service: S3Service, lease_s: float):
-    root = f"s3://{service.bucket}/{os.urandom(8).hex()}"
-    return world_over(lambda base, network: Bucket(service, root, RUN, network.address), lease_s)
 
 
 @pytest.fixture(scope="module")
@@ -233,9 +200,11 @@ def test_every_fault_at_every_point_over_a_directory():
 
 @pytest.mark.campaign
 @pytest.mark.timeout(7200)
-def test_every_fault_at_every_point_over_a_bucket(s3_services):
-    with over_bucket(s3_services("seaweedfs"), 6.0) as world:
-        campaign(world, [*STORE_CAMPAIGN, *CAMPAIGN])
+@pytest.mark.parametrize("server", ["seaweedfs", "ceph"])
+def test_every_fault_at_every_point_over_a_bucket(s3_services, server):
+    of_store = [each for each in STORE_CAMPAIGN if server == "seaweedfs" or "storestop" not in each.fault]
+    with over_bucket(s3_services(server), 6.0) as world:
+        campaign(world, [*of_store, *CAMPAIGN])
 
 
 def campaign(world: World, cases: Sequence[Case]) -> None:

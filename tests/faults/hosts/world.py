@@ -19,6 +19,7 @@ from ckptd.demo.processes import child_environment
 from tests.e2e.killing import left_over
 from tests.e2e.saving_worker import value_of
 from tests.fakes.waiting import eventually
+from tests.faults.hosts import mutants
 from tests.faults.hosts.network import Host, Network
 from tests.faults.hosts.stores import Directory, Shared, files_of, listed
 from tests.faults.hosts.traps import Traps, stop
@@ -118,7 +119,19 @@ class Process:
 class World:
     """See the module. The ranks are numbered host by host."""
 
-    def __init__(self, base: Path, network: Network, shared: Shared, *, lease_s: float) -> None:
+    def __init__(
+        self,
+        base: Path,
+        network: Network,
+        shared: Shared,
+        *,
+        lease_s: float,
+        without: str = "",
+        patience_s: float = WAIT_S,
+    ) -> None:
+        """Start all. `without`: see `mutants`. `patience_s`: after that time at the latest nothing is left over."""
+        self.environment = dict(shared.environment) | ({mutants.VARIABLE: without} if without else {})
+        self.patience_s = patience_s
         self.base, self.network, self.shared, self.lease_s = base, network, shared, lease_s
         self.hosts, self.num_ranks = "ab", 4
         self.processes: dict[str, Process] = {}
@@ -143,7 +156,7 @@ class World:
     def start(self, host: str, name: str, program: str, *arguments: object) -> Process:
         """Start a program on a host; in place of one that had the same name."""
         where = self.network.hosts[host]
-        process = Process(self.base, where, name, program, *arguments, environment=self.shared.environment)
+        process = Process(self.base, where, name, program, *arguments, environment=self.environment)
         self.processes[name] = process
         self._started.append(process)
         return process
@@ -275,7 +288,7 @@ class World:
     def check(self) -> None:
         """What holds whatever has happened; all processes are up."""
         assert not self.went_back
-        eventually(lambda: not self.rubbish(), lambda: f"{self.rubbish()}\n{self.told()}", within_s=WAIT_S)
+        eventually(lambda: not self.rubbish(), lambda: f"{self.rubbish()}\n{self.told()}", within_s=self.patience_s)
         prefixes = listed(self.shared)
         steps = [_step_of(prefix) for prefix in prefixes]
         assert steps == sorted(steps)
