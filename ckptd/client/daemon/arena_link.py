@@ -26,7 +26,7 @@ from ckptd.wire.v1 import arena_pb2, common_pb2
 
 _log = logging.getLogger("ckptd.client")
 
-_CONNECT_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 2.0
 _ANSWER_TIMEOUT_S = 10.0
 
 
@@ -76,7 +76,7 @@ class ArenaLink:
         for path in dict.fromkeys([*paths, address.path]):
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                connection.settimeout(_CONNECT_TIMEOUT_S)
+                connection.settimeout(CONNECT_TIMEOUT_S)
                 connection.connect(path)
                 connection.settimeout(None)
             except OSError as error:
@@ -87,7 +87,7 @@ class ArenaLink:
             link._reader.start()
             try:
                 hello = arena_pb2.ArenaRequest(hello=arena_pb2.ArenaHello(peer=peer, key=address.key))
-                link.exchange(hello, timeout_s=_CONNECT_TIMEOUT_S)
+                link.exchange(hello, timeout_s=CONNECT_TIMEOUT_S)
                 return link
             except CkptdError as error:
                 link.close()

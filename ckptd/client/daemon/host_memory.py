@@ -25,7 +25,7 @@ from ckptd.wire.v1 import arena_pb2, common_pb2
 _log = logging.getLogger("ckptd.client")
 
 _TRANSPORT_VARIABLE = "CKPTD_TRANSPORT"
-_FIRST_JOIN_S = 2.0  # how long the very first save waits for the daemon before it captures into memory of its own
+FIRST_JOIN_S = 2.0  # how long the very first save waits for the daemon before it captures into memory of its own
 _TRY_AGAIN_S = 10.0
 _PREPARE_S = 60.0
 
@@ -80,7 +80,7 @@ class HostMemory:
         if not self._is_wanted or not size_bytes:
             return None
         try:
-            patience_s = 0.0 if self._has_waited else _FIRST_JOIN_S
+            patience_s = 0.0 if self._has_waited else FIRST_JOIN_S
             self._has_waited = True
             welcome = membership.welcome(Deadline(patience_s))
             if welcome.arena is None:

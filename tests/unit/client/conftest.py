@@ -4,6 +4,7 @@ import pytest
 
 from ckptd.client.daemon.seats import SEATS
 from ckptd.client.direct.engines import ENGINES
+from tests import seams
 from tests.unit.client.served import Daemon
 
 
@@ -16,6 +17,13 @@ def another_process():
         SEATS.forget()
 
     return begin
+
+
+@pytest.fixture
+def memory_is_waited_for(monkeypatch):
+    """The first save waits for the daemon's memory as long as a busy machine takes, and is not sent instead."""
+    seams.MEMORY_FIRST_JOIN_S.put(monkeypatch, 60.0)
+    seams.MEMORY_CONNECT_S.put(monkeypatch, 60.0)
 
 
 @pytest.fixture

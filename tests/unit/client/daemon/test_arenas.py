@@ -23,6 +23,8 @@ from tests import seams
 from tests.fakes.waiting import eventually, never
 from tests.unit.client.served import BOUND_S, Daemon
 
+pytestmark = pytest.mark.usefixtures("memory_is_waited_for")
+
 RANDOM = np.random.default_rng(0)
 ARRAYS = {
     "large": RANDOM.random((700, 500)),

@@ -12,6 +12,8 @@ from ckptd.wire import versions
 from tests import seams
 from tests.unit.client.served import BOUND_S, Daemon
 
+pytestmark = pytest.mark.usefixtures("memory_is_waited_for")
+
 ARRAYS = {"w": np.arange(10_000.0), "words": ["a", "bc"]}
 
 

@@ -16,6 +16,8 @@ from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
+pytestmark = pytest.mark.usefixtures("memory_is_waited_for")
+
 TIMEOUT_S = 120.0
 SOON_S = 60.0  # of a machine under load; without the fix it is `TIMEOUT_S` and more
 ARRAYS = {"w": np.arange(100_000.0), "b": np.arange(7)}
