@@ -13,15 +13,18 @@ from contextlib import suppress
 from typing import TypeVar
 
 from ckptd.agent.host_calls import HostCalls
-from ckptd.agent.pooled_reads import SILENT_S, Neighbour, PooledReads
+from ckptd.agent.memory_here import MemoryHere
+from ckptd.agent.pooled_reads import Neighbour, PooledReads
 from ckptd.agent.relays import RelayedRestores, RelayedRun, watch
 from ckptd.agent.retiring import Retiring
+from ckptd.agent.silence import SILENT_S
 from ckptd.agent.whereabouts import Whereabouts
 from ckptd.engine.catalog.floor import NO_FLOOR, Floor
 from ckptd.engine.catalog.nesting import is_run
 from ckptd.engine.catalog.root import stored_runs
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
+from ckptd.engine.hosts.memories import InMemory, LentMemory, Where
 from ckptd.engine.identity import Member, RunOptions, SaveRef
 from ckptd.engine.offline.repair import Repaired
 from ckptd.engine.saves.answers import known
@@ -33,7 +36,8 @@ from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import Objects, Store
 from ckptd.storage.capabilities import FileObjects
-from ckptd.wire import versions
+from ckptd.wire import memories, versions
+from ckptd.wire.agents import life_to_wire
 from ckptd.wire.v1 import agent_pb2
 
 _log = logging.getLogger("ckptd.agent")
@@ -106,7 +110,8 @@ class Agent:
         self.declare, self.plan_of, self.lane = calls.declare, calls.plan_of, calls.lane
         self.outcome, self.phase, self.saves_of = calls.outcome, calls.phase, calls.saves_of
         self.abort, self.withdraw, self.attending = calls.abort, calls.withdraw, calls.attending
-        self._pooled = PooledReads(store, host, calls.others, self._neighbours, self._peer)
+        self._memory = MemoryHere(host, self._where, self._offer)
+        self._pooled = PooledReads(store, host, calls.others, self._neighbours, self._peer, self._memory)
         # Where hosts share a directory, each reads it as a file: its pages are in memory once.
         self.objects: Objects = store if isinstance(store, FileObjects) else self._pooled
         self._checks: dict[str, object] = {}
@@ -133,6 +138,22 @@ class Agent:
         """Apply deadlines, and repeat what was not answered."""
         self._calls.tick()
         self._pooled.tick()
+        with suppress(RuntimeError):  # closed meanwhile
+            self._memory.tick(self._calls.term, self._calls.workers.submit)
+
+    def lends(self, memory: LentMemory) -> None:
+        """See `OffersMemory`."""
+        self._memory.lent = memory
+
+    def _where(self, prefix_key: str) -> Where:
+        request = agent_pb2.WhereRequest(key=prefix_key)
+        return memories.where_from_wire(
+            self._link.call(lambda stubs, s: stubs.agent.Where(request, timeout=s), timeout_s=SILENT_S)
+        )
+
+    def _offer(self, saves: Sequence[InMemory]) -> Sequence[str]:
+        request = agent_pb2.OfferRequest(agent=life_to_wire(self._calls.life), saves=memories.saves_to_wire(saves))
+        return self._link.call(lambda stubs, s: stubs.agent.Offer(request, timeout=s)).gone  # type: ignore[no-any-return]
 
     def _neighbours(self) -> list[Neighbour]:
         request = agent_pb2.NeighboursRequest()

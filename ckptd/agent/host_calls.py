@@ -20,6 +20,7 @@ from ckptd.agent.whereabouts import Whereabouts
 from ckptd.agent.writing import Writing
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
+from ckptd.engine.hosts.messages import AgentLife
 from ckptd.engine.hosts.views import AttendingView
 from ckptd.engine.identity import Declaration, Member, SaveRef
 from ckptd.engine.lanes.capture import Capture
@@ -128,6 +129,16 @@ class HostCalls:
             self._machine.members = self.seats.ranks()
             self._machine.reading = frozenset(self.readers.in_use(now, self._machine.lease_s))
             self._writing.do(self._machine.tick(now))
+
+    @property
+    def life(self) -> AgentLife:
+        """This life of the agent."""
+        return self._machine.life
+
+    @property
+    def term(self) -> int | None:
+        """Of the coordinator that is attended; None while there is none."""
+        return self._machine.highest_term if self._machine.is_attached else None
 
     def rank_left(self, run: str, member: Member, epoch: int) -> None:
         """Hear that a rank comes no more: what it has not captured will not come."""

@@ -1,10 +1,11 @@
 """Objects that the agents of many hosts read together: the store gives each block once.
 
 Each block of an object has an owner among the agents that are alive: the one whose name and the block's give the
-highest hash. The owner reads it from the store, the others ask the owner, and each keeps some blocks for a while. An
-owner that says nothing for two seconds is passed by, and the next one takes its place; the last resort is to read from
-the store oneself. No bytes of another agent are trusted: whoever restores compares checksums with the index, and if
-they differ reads the originals (`beneath`).
+highest hash. The owner gets it from the host that has it in memory, if one has (`ckptd.agent.memory_here`), or else
+from the store; the others ask the owner, and each keeps some blocks for a while. So a host is asked for what it has in
+memory by one other. An agent that says nothing for two seconds is passed by, and the next one takes its place; the last
+resort is to read from the store oneself. No bytes of another agent are trusted: whoever restores compares checksums
+with the index, and if they differ reads the originals (`beneath`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import NamedTuple
 import grpc
 
 from ckptd.agent.block_cache import BlockCache
+from ckptd.agent.memory_here import MemoryHere
 from ckptd.agent.other_agents import OtherAgents
-from ckptd.engine.wording import describe_bytes
-from ckptd.errors import CkptdError, CorruptionError
+from ckptd.agent.silence import Silence
+from ckptd.engine.reading.waits import ReadWaits
+from ckptd.errors import CkptdError, CorruptionError, NotFoundError
 from ckptd.storage.base import AccessPattern, Objects, ObjectStat
 from ckptd.wire import status
 from ckptd.wire.v1 import common_pb2, read_pb2
@@ -30,10 +33,6 @@ from ckptd.wire.v1 import common_pb2, read_pb2
 _log = logging.getLogger("ckptd.agent")
 
 BLOCK_BYTES = 8 << 20
-SILENT_S = 2.0
-"""How long an owner may say nothing; one that waits for its store says so."""
-
-NOTICE_S = 30.0
 _PASSED_BY_S = 30.0  # then it is asked again
 _KNOWN_S = 5.0  # how long it is believed which agents there are, and which version an object has
 _BLOCK_S = 120.0
@@ -84,6 +83,7 @@ class PooledReads:
         others: OtherAgents,
         neighbours: Callable[[], Sequence[Neighbour]],
         peer: common_pb2.Peer,
+        memory: MemoryHere,
         *,
         cache: BlockCache | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -96,17 +96,19 @@ class PooledReads:
             others: the agents of other hosts.
             neighbours: returns the agents that are alive, as the coordinator knows them.
             peer: of this agent.
+            memory: of hosts, this one and others.
             cache: for blocks.
             now: seconds on a forward-only clock.
         """
         self._store, self._host, self._others, self._peer, self._now = store, host, others, peer, now
         self._find_neighbours, self._cache = neighbours, BlockCache() if cache is None else cache
-        self._lock = threading.Lock()
+        self._memory = memory
+        self._lock, self._finding = threading.Lock(), threading.Lock()
         self._stats: dict[str, tuple[ObjectStat, float]] = {}
         self._neighbours: dict[str, Neighbour] = {}
         self._neighbours_at: float | None = None
         self._silent_until: dict[str, float] = {}
-        self._waits = _Waits(now)
+        self._waits = ReadWaits(now, _log)
         self.own = _OwnReads(self)
 
     @property
@@ -120,7 +122,8 @@ class PooledReads:
         return AccessPattern(self._store.access.num_readers, self._store.access.gap_bytes, BLOCK_BYTES)
 
     def forget(self, key: str) -> None:
-        """Keep nothing more of an object, as a reader has found it damaged."""
+        """Keep nothing more of an object, and read it from no memory, as a reader has found it damaged."""
+        self._memory.distrust(key)
         if self._cache.forget(lambda block: isinstance(block, _Block) and block.key == key):
             _log.warning("%s was damaged in memory, here or at another agent: it is read from the store", key)
 
@@ -141,7 +144,8 @@ class PooledReads:
             self._stats[key] = found, self._now()
         return found
 
-    def _known(self, key: str) -> ObjectStat:
+    def known(self, key: str) -> ObjectStat:
+        """Describe an object as it was at most some seconds ago."""
         with self._lock:
             known = self._stats.get(key)
         if known is not None and self._now() - known[1] <= _KNOWN_S:
@@ -159,7 +163,7 @@ class PooledReads:
         if not any(each in key for each in _SHARED):
             self._store.read_into(key, offset, *into)
             return
-        stat = self._known(key)
+        stat = self.known(key)
         for place in (view.cast("B") for view in into):
             at = 0
             while at < len(place):
@@ -174,22 +178,62 @@ class PooledReads:
     # Blocks
 
     def own_block(self, stat: ObjectStat, number: int) -> bytes:
-        """Return a block, from the store if it is not here."""
-
-        def load() -> bytes:
-            data = bytearray(min(BLOCK_BYTES, stat.size_bytes - number * BLOCK_BYTES))
-            with self._waits.of(stat.key, "the store", len(data)):
-                self._store.read_into(stat.key, number * BLOCK_BYTES, memoryview(data))
+        """Return a block: from memory here, or that of the host that has it, or the store."""
+        begin = number * BLOCK_BYTES
+        if begin >= stat.size_bytes:
+            return b""
+        data = bytearray(min(BLOCK_BYTES, stat.size_bytes - begin))
+        gaps = self._memory.read(stat.key, begin, memoryview(data))
+        if not gaps:
             return bytes(data)
 
-        if number * BLOCK_BYTES >= stat.size_bytes:
-            return b""
+        def load() -> bytes:
+            if gaps == [(0, len(data))] and (held := self._from_memory_elsewhere(stat, number)) is not None:
+                return held
+            self.read_gaps(stat.key, begin, memoryview(data), gaps)
+            return bytes(data)
+
         return self._cache.get(_Block("own", stat.key, stat.version, number), load)
+
+    def read_gaps(self, key: str, offset: int, into: memoryview, gaps: Iterable[tuple[int, int]]) -> None:
+        """Read from the store what memory did not hold."""
+        for begin, end in gaps:
+            with self._waits.of(key, "the store", end - begin):
+                self._store.read_into(key, offset + begin, into[begin:end])
+
+    def _from_memory_elsewhere(self, stat: ObjectStat, number: int) -> bytes | None:
+        """Return a block from the memory of another host, None if none has it and answers."""
+        save, holders = self._memory.holders(stat.key)
+        for host in holders:
+            owner = self._live().get(host)
+            if owner is None or self._is_silent(host):
+                continue
+            try:
+                data = self._ask(owner, stat, number, held_save=save)
+            except NotFoundError:
+                continue  # evicted meanwhile
+            except CkptdError as error:
+                self._pass_by(host, error)
+                continue
+            self._others.read(host, len(data))
+            return data
+        return None
+
+    def _is_silent(self, host: str) -> bool:
+        with self._lock:
+            return self._silent_until.get(host, 0.0) > self._now()
+
+    def _pass_by(self, host: str, error: CkptdError) -> None:
+        with self._lock:
+            is_new = self._silent_until.get(host, 0.0) <= self._now()
+            self._silent_until[host] = self._now() + _PASSED_BY_S
+        if is_new:
+            _log.warning("the agent on %s is passed by for %.0f s: %s", host, _PASSED_BY_S, error)
 
     def _block(self, stat: ObjectStat, number: int) -> bytes:
         if number * BLOCK_BYTES >= stat.size_bytes:
             return b""
-        owner = self._owner(stat, number)
+        owner = None if self._memory.needs_nobody(stat.key) else self._owner(stat, number)
         if owner is None:
             return self.own_block(stat, number)
         # What is asked for is never waited for by who was asked: blocks of the two kinds are kept apart.
@@ -208,14 +252,24 @@ class PooledReads:
             at, now = self._neighbours_at, self._now()
             if at is not None and now - at <= _KNOWN_S:
                 return self._neighbours
-            self._neighbours_at = now  # others go on with what is known
+            if at is not None:
+                self._neighbours_at = now  # others go on with what is known
+        if at is not None:
+            return self._find()
+        with self._finding:  # nothing is known yet: one asks, and the others wait for its answer
+            with self._lock:
+                if self._neighbours_at is not None:
+                    return self._neighbours
+            return self._find()
+
+    def _find(self) -> dict[str, Neighbour]:
         try:
             found = {each.host: each for each in self._find_neighbours() if each.addresses and each.host != self._host}
         except CkptdError as error:
             _log.info("which agents there are is not known: %s", error)
             found = {}
         with self._lock:
-            self._neighbours = found
+            self._neighbours, self._neighbours_at = found, self._now()
             return found
 
     def _far(self, stat: ObjectStat, number: int) -> bytes:
@@ -223,24 +277,22 @@ class PooledReads:
             try:
                 data = self._ask(owner, stat, number)
             except CkptdError as error:
-                with self._lock:
-                    is_new = self._silent_until.get(owner.host, 0.0) <= self._now()
-                    self._silent_until[owner.host] = self._now() + _PASSED_BY_S
-                if is_new:
-                    _log.warning("the agent on %s is passed by for %.0f s: %s", owner.host, _PASSED_BY_S, error)
+                self._pass_by(owner.host, error)
                 continue
             self._others.read(owner.host, len(data))
             return data
         return self.own_block(stat, number)
 
-    def _ask(self, owner: Neighbour, stat: ObjectStat, number: int) -> bytes:
+    def _ask(self, owner: Neighbour, stat: ObjectStat, number: int, held_save: str = "") -> bytes:
         stubs = self._others.to(owner.host, owner.addresses)
         begin = number * BLOCK_BYTES
         size = min(BLOCK_BYTES, stat.size_bytes - begin)
-        request = read_pb2.ReadRequest(peer=self._peer, key=stat.key, offset=begin, size=size, for_agent=True)
+        request = read_pb2.ReadRequest(
+            peer=self._peer, key=stat.key, offset=begin, size=size, for_agent=True, held_save=held_save
+        )
         data = bytearray()
         call = stubs.read.Read(request, timeout=_BLOCK_S)
-        silence = _Silence(call.cancel)
+        silence = Silence(call.cancel)
         try:
             with self._others.busy(owner.host), self._waits.of(stat.key, f"the agent on {owner.host}", size):
                 for reply in call:
@@ -260,6 +312,10 @@ class PooledReads:
         if len(data) != size:
             raise CorruptionError("another agent sent too few bytes", key=stat.key, expected=size, actual=len(data))
         return bytes(data)
+
+    def held(self, save: str) -> Objects:
+        """Return the same objects, as far as this host has them in memory of a save, for another agent."""
+        return _HeldReads(self, self._memory, save)
 
     def tick(self) -> None:
         """Write a line about what is waited for, from time to time."""
@@ -289,79 +345,20 @@ class _OwnReads:
         self._pooled.read_blocks(key, offset, into, self._pooled.own_block)
 
 
-class _Silence:
-    """Calls something once nothing was heard for `SILENT_S`."""
+class _HeldReads(_OwnReads):
+    """See `PooledReads.held`. No other agent is asked: so no two wait for each other."""
 
-    def __init__(self, then: Callable[[], object]) -> None:
-        self._then = then
-        self._timer: threading.Timer | None = None
-        self.is_over()
+    def __init__(self, pooled: PooledReads, memory: MemoryHere, save: str) -> None:
+        super().__init__(pooled)
+        self._memory, self._save = memory, save
 
-    def is_over(self) -> None:
-        """Hear something."""
-        self.end()
-        self._timer = threading.Timer(SILENT_S, self._then)
-        self._timer.daemon = True
-        self._timer.start()
+    def stat(self, key: str) -> ObjectStat:
+        return self._pooled.known(key)
 
-    def end(self) -> None:
-        """Wait no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-
-class _Wait:
-    def __init__(self, waits: _Waits, key: str, what: str, size_bytes: int) -> None:
-        self._waits, self.key, self.what, self.size_bytes = waits, key, what, size_bytes
-        self.since = 0.0
-
-    def __enter__(self) -> None:
-        self._waits.begin(self)
-
-    def __exit__(self, *_: object) -> None:
-        self._waits.end(self)
-
-
-class _Waits:
-    """What reads wait for: a line every half a minute while any of them has waited that long."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._lock = threading.Lock()
-        self._waits: set[_Wait] = set()
-        self._told_at = 0.0
-        self._arrived = 0
-
-    def of(self, key: str, what: str, size_bytes: int) -> _Wait:
-        """Return a context in which bytes of an object are waited for."""
-        return _Wait(self, key, what, size_bytes)
-
-    def begin(self, wait: _Wait) -> None:
-        with self._lock:
-            wait.since = self._now()
-            if not self._waits:
-                self._told_at, self._arrived = wait.since, 0
-            self._waits.add(wait)
-
-    def end(self, wait: _Wait) -> None:
-        with self._lock:
-            self._waits.discard(wait)
-            self._arrived += wait.size_bytes
-
-    def tell(self) -> None:
-        with self._lock:
-            now = self._now()
-            if not self._waits or now - self._told_at < NOTICE_S:
-                return
-            rate, left = self._arrived / (now - self._told_at), sum(each.size_bytes for each in self._waits)
-            oldest = min(self._waits, key=lambda each: each.since)
-            self._told_at, self._arrived = now, 0
-            waited_s = now - oldest.since
-        _log.warning(
-            "reading %s waits for %s, for %.0f s now; %s are requested, and %s a second arrived lately",
-            oldest.key,
-            oldest.what,
-            waited_s,
-            describe_bytes(left),
-            describe_bytes(int(rate)),
-        )
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
+        for place in (view.cast("B") for view in into):
+            gaps = self._memory.read(key, offset, place, self._save)
+            if gaps == [(0, len(place))]:
+                raise NotFoundError("these bytes are not in memory here any more", key=key, offset=offset)
+            self._pooled.read_gaps(key, offset, place, gaps)
+            offset += len(place)

@@ -10,9 +10,13 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from ckptd.arena.segment import ArenaFill, Segment
 from ckptd.engine.lanes.capture import Capture, Holding, Stretch
@@ -59,13 +63,46 @@ class HeldStretch:
     generation: int
     stretch: Stretch
 
+    def copy(self, at: int, into: memoryview) -> bool:
+        """Fill `into` from byte `at` of the shard; return whether the arena held it throughout."""
+        begin = self.stretch.memory_offset + at - self.stretch.shard_offset
+        segment = self.arena.segment
+        if not segment.holds(self.generation):
+            return False
+        np.copyto(np.frombuffer(into, np.uint8), segment.data[begin : begin + len(into)])
+        return segment.holds(self.generation)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class HeldSave:
     """One save, all of it or a part, that is in arenas; `index_crc32c` is of its index object."""
 
     index_crc32c: int
     stretches: list[HeldStretch] = field(default_factory=list)
+    _in_order: dict[str, tuple[list[int], list[HeldStretch]]] | None = None  # by shard: where each begins, and which
+
+    def forget(self, arena: Arena) -> None:
+        """Offer nothing more of what an arena held."""
+        self.stretches = [each for each in self.stretches if each.arena is not arena]
+        self._in_order = None
+
+    def add(self, stretches: Iterable[HeldStretch]) -> None:
+        """Offer more."""
+        self.stretches.extend(stretches)
+        self._in_order = None
+
+    def of_shard(self, shard_key: str, begin: int, end: int) -> list[HeldStretch]:
+        """Return what is held of some bytes of a shard, in their order."""
+        if self._in_order is None:
+            by_shard: dict[str, list[HeldStretch]] = {}
+            for each in sorted(self.stretches, key=lambda each: each.stretch.shard_offset):
+                by_shard.setdefault(each.stretch.shard_key, []).append(each)
+            self._in_order = {
+                key: ([each.stretch.shard_offset for each in found], found) for key, found in by_shard.items()
+            }
+        begins, found = self._in_order.get(shard_key, ([], []))
+        first, last = max(0, bisect_right(begins, begin) - 1), bisect_left(begins, end)
+        return [each for each in found[first:last] if each.stretch.end > begin]
 
 
 @dataclass(slots=True)
@@ -87,7 +124,8 @@ class Lender:
         self._ids = itertools.count(1)
         self.arenas: dict[int, Arena] = {}
         self._owners: dict[Tenant, object] = {}  # connections
-        self._held: dict[tuple[str, str], HeldSave] = {}  # by run and save id
+        self._held: dict[tuple[str, str], HeldSave] = {}  # by run and save id, as they were published
+        self.changes = 0
         self._faulters = ThreadPoolExecutor(_NUM_FAULTERS, thread_name_prefix="ckptd-prefault")
 
     @property
@@ -211,9 +249,46 @@ class Lender:
         keys when they are used again.
         """
         with self._lock:
-            for key in [key for key in self._held if key[0] == run and key[1] not in save_ids]:
-                for each in self._held.pop(key).stretches:
-                    each.arena.segment.end(each.generation)
+            self._end([key for key in self._held if key[0] == run and key[1] not in save_ids])
+
+    def drop(self, run: str, save_ids: Collection[str]) -> None:
+        """See `LentMemory`."""
+        with self._lock:
+            self._end([key for key in self._held if key[0] == run and key[1] in save_ids])
+
+    def _end(self, keys: Iterable[tuple[str, str]]) -> None:
+        for key in keys:
+            self.changes += 1
+            for each in self._held.pop(key).stretches:
+                each.arena.segment.end(each.generation)
+
+    def held_shards(self) -> list[tuple[str, str, dict[str, int]]]:
+        """See `LentMemory`."""
+        with self._lock:
+            found = [(run, save_id, list(held.stretches)) for (run, save_id), held in self._held.items()]
+        shards: list[tuple[str, str, dict[str, int]]] = []
+        for run, save_id, stretches in found:
+            sizes: Counter[str] = Counter()
+            for each in stretches:
+                sizes[each.stretch.shard_key] += each.stretch.size_bytes
+            shards.append((run, save_id, dict(sizes)))
+        return shards
+
+    def read_held(self, run: str, save_id: str, shard_key: str, offset: int, into: memoryview) -> list[tuple[int, int]]:
+        """See `LentMemory`. What its rank overwrites meanwhile is not held."""
+        with self._lock:
+            held = self._held.get((run, save_id))
+            stretches = [] if held is None else held.of_shard(shard_key, offset, offset + len(into))
+        at, gaps = 0, []
+        for each in stretches:
+            begin, end = max(at, each.stretch.shard_offset - offset), each.stretch.end - offset
+            end = min(end, len(into))
+            if begin >= end or not each.copy(offset + begin, into[begin:end]):
+                continue
+            if begin > at:
+                gaps.append((at, begin))
+            at = end
+        return [*gaps, (at, len(into))] if at < len(into) else gaps
 
     def close(self) -> None:
         """Give all memory back to the system."""
@@ -226,12 +301,14 @@ class Lender:
         with self._lock:
             arena.saved_at = self._now()
             held = self._held.setdefault((arena.place.run, holding.save_id), HeldSave(holding.index_crc32c))
-            held.stretches.extend(HeldStretch(arena, generation, stretch) for stretch in holding.stretches)
+            held.add(HeldStretch(arena, generation, stretch) for stretch in holding.stretches)
+            self.changes += 1
 
     def _forget(self, arena: Arena) -> None:
         """Offer nothing more of what an arena held; what other arenas hold of the same save is still there."""
         for key, held in list(self._held.items()):
-            held.stretches[:] = [each for each in held.stretches if each.arena is not arena]
+            held.forget(arena)
+            self.changes += 1
             if not held.stretches:
                 del self._held[key]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
 from ckptd.access.callers import Caller
 from ckptd.access.roles import Right
+from ckptd.engine.hosts.memories import InMemory, Where
 from ckptd.engine.hosts.messages import (
     AgentLife,
     Attached,
@@ -31,7 +32,7 @@ from ckptd.service.guarded_server import is_of_a_peer_gone
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.recorder import Recorder
-from ckptd.wire import agents, convert
+from ckptd.wire import agents, convert, memories
 from ckptd.wire.parts import MOST_SAID_BYTES, Joined, in_parts
 from ckptd.wire.v1 import agent_pb2
 
@@ -80,6 +81,12 @@ class Attending(Protocol):
     def neighbours(self) -> list[tuple[str, tuple[str, ...]]]:
         """Return the hosts whose agents are alive, and where other agents reach them."""
 
+    def offer(self, agent: AgentLife, saves: Sequence[InMemory]) -> list[str]:
+        """Hear what a host has in memory; return the saves among these that are no checkpoints any more."""
+
+    def where(self, prefix_key: str) -> Where:
+        """Return which hosts have parts of a checkpoint in memory."""
+
     def tick(self) -> None:
         """End the saves of hosts whose agents are gone."""
 
@@ -114,6 +121,8 @@ class AgentService:
             "Place": self.place,
             "Depart": self.depart,
             "Neighbours": self.neighbours,
+            "Offer": self.offer,
+            "Where": self.where,
         }
 
     def _beginning(self, host: str, declaration: Declaration) -> AbstractContextManager[None]:
@@ -275,6 +284,19 @@ class AgentService:
         return agent_pb2.NeighboursReply(
             neighbours=[agent_pb2.Neighbour(host=host, addresses=places) for host, places in found]
         )
+
+    async def offer(self, request: agent_pb2.OfferRequest, call: Call) -> agent_pb2.OfferReply:
+        """Hear what the agent's host has in memory: of runs that it is an agent for."""
+        hosts, agent = self._known(), agents.life_from_wire(request.agent)
+        self._check_host(agent.host, call)
+        saves = [each for each in memories.saves_from_wire(request.saves) if call.may(Right.AGENT, each.run)]
+        gone = await self._pools.control(agent.host, hosts.offer, agent, saves)
+        return agent_pb2.OfferReply(gone=gone)
+
+    async def where(self, request: agent_pb2.WhereRequest, call: Call) -> agent_pb2.WhereReply:
+        """Return which hosts have parts of a checkpoint in memory."""
+        hosts, key = self._known(), convert.key_from_wire(request.key)
+        return memories.where_to_wire(await self._pools.control(key.rpartition("/")[0], hosts.where, key))
 
     async def depart(self, request: agent_pb2.DepartRequest, call: Call) -> agent_pb2.DepartReply:
         """Hear that a rank of the agent's host has gone."""

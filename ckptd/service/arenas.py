@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 from ckptd.access.callers import Caller
+from ckptd.engine.hosts.memories import OffersMemory
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError
 from ckptd.service import refusal_log
@@ -37,6 +38,8 @@ class ArenaServer:
         self.lender = lending.lender
         self._lending = lending
         lending.coordinator.on_catalog = self.lender.keep_only
+        if isinstance(lending.coordinator, OffersMemory):
+            lending.coordinator.lends(self.lender)
         self._path = path
         self._mode = lending.socket_mode
         self.listener: socket.socket | None = None

@@ -143,7 +143,7 @@ RESULTS: dict[str, Callable[[Any], Mapping[str, object]]] = {
 OF_SAVES = frozenset(
     (
         *(methods.SAVE[name].path for name in ("PutManifest", "Declare", "AwaitPlan", "Write")),
-        *(methods.AGENT[name].path for name in ("Attend", "Tell", "Neighbours")),
+        *(methods.AGENT[name].path for name in ("Attend", "Tell", "Neighbours", "Offer", "Where")),
     )
 )
 """What a save is made of: the engine tells of it when it begins to write, and when it has ended."""

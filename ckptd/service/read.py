@@ -37,6 +37,7 @@ _AGREEMENTS = {
 _MESSAGES_AT_ONCE = 2
 _MESSAGES_OF_AGENTS = 4  # a block
 _READS_OF_AGENTS = 16
+_READS_OF_MEMORY = 8
 _ALIVE_S = 0.5  # how often an agent that waits for the store says so
 _MOST_PASSED_BY = 8  # checkpoints, in one answer
 _MOST_REASON = 500  # characters
@@ -74,6 +75,8 @@ class ReadService:
         self._checks: dict[_Which, asyncio.Future[DamageVerdict]] = {}
         self._for_agents = asyncio.Semaphore(_READS_OF_AGENTS)
         self._agents_threads = ThreadPoolExecutor(_READS_OF_AGENTS, thread_name_prefix="ckptd-for-agents")
+        self._held = asyncio.Semaphore(_READS_OF_MEMORY)
+        self._held_threads = ThreadPoolExecutor(_READS_OF_MEMORY, thread_name_prefix="ckptd-held")
 
     async def latest(self, request: read_pb2.LatestRequest, call: Call) -> read_pb2.LatestReply:
         """Return the newest complete checkpoint of a run and a name, if there is one."""
@@ -226,18 +229,21 @@ class ReadService:
         While the store is at work, messages without bytes say that this agent is alive.
         """
         objects, loop, stall_s = self._coordinator.objects, asyncio.get_running_loop(), self._flow.limits.stall_s
+        turn, threads = self._for_agents, self._agents_threads
         if isinstance(objects, PooledObjects):
-            objects = objects.own
-        async with self._for_agents:
+            # Whoever reads a block for others may ask us for what is in memory: that waits for none of these.
+            turn, threads = (self._held, self._held_threads) if request.held_save else (turn, threads)
+            objects = objects.held(convert.text_from_wire(request.held_save)) if request.held_save else objects.own
+        async with turn:
             self._coordinator.note_read(key)
-            stat = await loop.run_in_executor(self._agents_threads, objects.stat, key)
+            stat = await loop.run_in_executor(threads, objects.stat, key)
             described = read_pb2.ReadReply(
                 object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
             )
             await call.write(described.SerializeToString(), stall_s=stall_s)
             blocks = _Blocks(self._coordinator, objects, key, *_range(request, stat))
             while not blocks.is_over:
-                reading = loop.run_in_executor(self._agents_threads, blocks.read, blocks.next(_MESSAGES_OF_AGENTS))
+                reading = loop.run_in_executor(threads, blocks.read, blocks.next(_MESSAGES_OF_AGENTS))
                 while not (await asyncio.wait({reading}, timeout=_ALIVE_S))[0]:
                     await call.write(described.SerializeToString(), stall_s=stall_s)
                 for message in await reading:

@@ -67,6 +67,10 @@ def _read(request: Any) -> Requirement:
     return Requirement(Right.READ, convert.key_from_wire(request.key).rpartition("/")[0], or_right=Right.AGENT)
 
 
+def _where(request: Any) -> Requirement:
+    return Requirement(Right.AGENT, convert.key_from_wire(request.key).rpartition("/")[0])
+
+
 def _pin(request: Any) -> Requirement:
     return _of_checkpoint(not request.pinned, request)
 
@@ -132,6 +136,8 @@ ROWS: dict[str, Row] = {
             "Place": _place,
             "Neighbours": _anywhere(Right.AGENT),
             "Depart": _depart,
+            "Offer": _anywhere(Right.AGENT),
+            "Where": _where,
         },
     ),
 }

@@ -79,6 +79,9 @@ class PooledObjects(LayeredObjects, Protocol):
     def own(self) -> Objects:
         """The same, read for another agent: no further one is asked."""
 
+    def held(self, save: str) -> Objects:
+        """The same, for another agent, as far as memory of this host has it of a save; `NotFoundError` else."""
+
     def forget(self, key: str) -> None:
         """Keep nothing more of an object, as it was found damaged."""
 

@@ -40,7 +40,7 @@ _MOST_PART_BYTES, _LEAST_RATE = 1 << 30, 0.01
 
 def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
     """Return the message for what an agent tells."""
-    agent = _life_to_wire(message.agent)
+    agent = life_to_wire(message.agent)
     match message:
         case Hello():
             hello = agent_pb2.Hello(
@@ -148,7 +148,7 @@ def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_p
         case Fenced(term=term, holder=holder):
             return agent_pb2.CoordinatorMessage(fenced=agent_pb2.Fenced(term=term, holder=holder))
         case Replaced(term=term, by=by):
-            return agent_pb2.CoordinatorMessage(replaced=agent_pb2.Replaced(term=term, by=_life_to_wire(by)))
+            return agent_pb2.CoordinatorMessage(replaced=agent_pb2.Replaced(term=term, by=life_to_wire(by)))
         case NotYet(term=term, request_id=request_id, reason=reason):
             not_yet = agent_pb2.NotYet(term=term, request_id=request_id, reason=reason)
             return agent_pb2.CoordinatorMessage(not_yet=not_yet)
@@ -232,7 +232,8 @@ def life_from_wire(message: agent_pb2.AgentLife) -> AgentLife:
     return AgentLife(host, incarnation, message.born, boot, started_by)
 
 
-def _life_to_wire(life: AgentLife) -> agent_pb2.AgentLife:
+def life_to_wire(life: AgentLife) -> agent_pb2.AgentLife:
+    """Return the message for one life of an agent."""
     return agent_pb2.AgentLife(
         host=life.host, incarnation=life.incarnation, born=life.born, boot=life.boot, started_by=life.started_by
     )
@@ -312,7 +313,7 @@ def _carried_from_wire(message: agent_pb2.CarriedSave) -> CarriedSave:
 def _receipt_to_wire(receipt: Receipt) -> agent_pb2.Receipt:
     return agent_pb2.Receipt(
         save=receipt.save,
-        by=_life_to_wire(receipt.by),
+        by=life_to_wire(receipt.by),
         shard=receipt.shard,
         key=receipt.key,
         size_bytes=receipt.size_bytes,

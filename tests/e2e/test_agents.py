@@ -30,6 +30,8 @@ COUNT = 5000
 class Hosts:
     """The processes, on sockets of their own below `base`."""
 
+    program = "ckptd"
+
     def __init__(self, base: Path, root: Path, agent_lease_s: float = AGENT_LEASE_S) -> None:
         self.base, self.root, self.agent_lease_s = base, root, agent_lease_s
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -50,7 +52,7 @@ class Hosts:
         bounds = ["--lease-s", str(LEASE_S), "--declare-timeout-s", str(WAIT_S)]
         where = ["--root", str(self.root), "--listen", self.address(name), "--ready-file", str(ready)]
         with log.open("ab") as out:
-            process = self.launch(name, [sys.executable, "-m", "ckptd", "serve", *role, *where, *bounds], out)
+            process = self.launch(name, [sys.executable, "-m", self.program, "serve", *role, *where, *bounds], out)
         self.processes[name] = process
         eventually(lambda: ready.exists() or process.poll() is not None, log.read_text, within_s=WAIT_S)
         assert ready.exists(), log.read_text()

@@ -6,6 +6,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 
 import ckptd
 from tests.e2e.saving_worker import value_of
@@ -38,8 +39,9 @@ def check(found: np.ndarray) -> None:
 
 
 def test_the_store_gives_each_byte_once_to_four_hosts_and_a_hung_one_is_passed_by(
-    s3_root: str, s3_service: S3Service, s3_front: Front
+    s3_root: str, s3_service: S3Service, s3_front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CKPTD_TRANSPORT", "stream")  # no host has anything of it in memory
     with running(s3_root, s3_service) as hosts:
         hosts.start("d")
         hosts.save(1, COUNT)

@@ -30,6 +30,11 @@ class Stretch:
     memory_offset: int
     size_bytes: int
 
+    @property
+    def end(self) -> int:
+        """The byte of the shard after its last one."""
+        return self.shard_offset + self.size_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:

@@ -35,6 +35,7 @@ from ckptd.format.plain import plain_tensors
 from ckptd.format.slices import Box, TensorSlice
 from ckptd.format.stored import Piece, StoredTensor
 from ckptd.storage.base import LayeredObjects, Objects
+from ckptd.storage.capabilities import beneath
 from ckptd.storage.holds import Hold, hold
 from ckptd.storage.local.around_cache import LEAST_DIRECT_BYTES, UNIT_BYTES, empty_at
 
@@ -168,7 +169,7 @@ class Bundle:
             logger.warning(
                 "%s is read again from where it is stored, as its copy in memory is wrong: %s", self.key, error
             )
-            self._objects = self._objects.beneath
+            self._objects = beneath(self._objects)
         return self._read_many(requests, thorough)
 
     def _read_many(self, requests: Sequence[Wanted], thorough: bool) -> list[Array]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from ckptd.engine.catalog.shared_trial import SharedTrial
 from ckptd.engine.catalog.term import Term
 from ckptd.engine.hosts.attendance import Attendance
+from ckptd.engine.hosts.memories import MOST_SAVES, NEWEST, InMemory, Memories, Where
 from ckptd.engine.hosts.messages import (
     AgentLife,
     Attached,
@@ -66,10 +67,11 @@ class AttendedHosts:
         begun, where hosts share a directory; it ends with this.
         """
         self.lease_s, self._trial = lease_s, trial
-        self._clock, self._note_read = coordinator.clock, coordinator.note_read
+        self._clock, self._note_read, self._look = coordinator.clock, coordinator.note_read, coordinator.look
         self._attendance = Attendance(term.number, coordinator.root.id, term.holder, lease_s, only_boot)
         self._root = RootWatch(term, self._attendance, self._clock)
         self._lock = threading.Lock()
+        self._memories = Memories()
         self._links: dict[str, ToAgent] = {}
         self._attended_at: dict[str, float] = {}
         self._ticked_at = self._clock.boot_s()
@@ -121,6 +123,34 @@ class AttendedHosts:
             live = [host for host in attendance.hosts() if not attendance.is_lost(host, now)]
             return [(host, attendance.hello_of(host).addresses) for host in live]
 
+    def offer(self, agent: AgentLife, saves: Sequence[InMemory]) -> list[str]:
+        """Hear what a host has in memory, all of it; return the saves among these that are no checkpoints any more."""
+        newest: list[InMemory] = []
+        gone: list[str] = []
+        for each in saves[:MOST_SAVES]:
+            ids = self._saves_of(each.run)
+            if each.save not in ids:
+                gone.append(each.save)
+            elif each.save in ids[-NEWEST:]:
+                newest.append(each)
+        with self._lock:
+            if not self._attendance.is_present(agent):
+                raise ConflictError(f"a former life of the {agent} is not believed", actual=agent.incarnation)
+            self._memories.note(agent.host, newest)
+        return gone
+
+    def where(self, prefix_key: str) -> Where:
+        """Return which hosts that are alive have parts of a checkpoint in memory."""
+        run = prefix_key.rpartition("/")[0]
+        save = self._look(run, lambda stored: stored.save_id_at(prefix_key), "")
+        live = [host for host, _ in self.neighbours()]
+        with self._lock:
+            return self._memories.where(save, live)
+
+    def _saves_of(self, run: str) -> list[str]:
+        none: list[str] = []
+        return self._look(run, lambda stored: [each.save_id for each in stored.checkpoints()], none)
+
     def _incarnation(self, host: str) -> str:
         with self._lock:
             life = self._attendance.present(host)
@@ -158,6 +188,8 @@ class AttendedHosts:
                 return self._root.fenced()
             if not isinstance(answer, Attached):
                 return answer
+            if hello.agent.host not in self._links:
+                self._memories.forget(hello.agent.host)  # it says so again
             self._links[hello.agent.host] = send
             self._attended_at[hello.agent.host] = self._clock.boot_s()
             self._lost.pop(hello.agent.host, None)

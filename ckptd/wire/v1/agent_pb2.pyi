@@ -485,3 +485,57 @@ class Neighbour(_message.Message):
     host: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, host: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class OfferRequest(_message.Message):
+    __slots__ = ("agent", "saves")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    SAVES_FIELD_NUMBER: _ClassVar[int]
+    agent: AgentLife
+    saves: _containers.RepeatedCompositeFieldContainer[HeldSave]
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., saves: _Optional[_Iterable[_Union[HeldSave, _Mapping]]] = ...) -> None: ...
+
+class HeldSave(_message.Message):
+    __slots__ = ("run", "save", "shards")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    save: str
+    shards: _containers.RepeatedCompositeFieldContainer[HeldShard]
+    def __init__(self, run: _Optional[str] = ..., save: _Optional[str] = ..., shards: _Optional[_Iterable[_Union[HeldShard, _Mapping]]] = ...) -> None: ...
+
+class HeldShard(_message.Message):
+    __slots__ = ("shard", "bytes")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    bytes: int
+    def __init__(self, shard: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class OfferReply(_message.Message):
+    __slots__ = ("gone",)
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    gone: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, gone: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WhereRequest(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    def __init__(self, key: _Optional[str] = ...) -> None: ...
+
+class WhereReply(_message.Message):
+    __slots__ = ("save", "holders")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    save: str
+    holders: _containers.RepeatedCompositeFieldContainer[Holder]
+    def __init__(self, save: _Optional[str] = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ...) -> None: ...
+
+class Holder(_message.Message):
+    __slots__ = ("host", "shards")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    shards: _containers.RepeatedCompositeFieldContainer[HeldShard]
+    def __init__(self, host: _Optional[str] = ..., shards: _Optional[_Iterable[_Union[HeldShard, _Mapping]]] = ...) -> None: ...

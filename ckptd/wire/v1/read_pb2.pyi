@@ -134,20 +134,22 @@ class ListReply(_message.Message):
     def __init__(self, checkpoints: _Optional[_Iterable[_Union[_common_pb2.Checkpoint, _Mapping]]] = ..., root: _Optional[str] = ..., root_id: _Optional[str] = ..., arena: _Optional[_Union[_common_pb2.ArenaAddress, _Mapping]] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("peer", "key", "offset", "size", "for_agent", "originals")
+    __slots__ = ("peer", "key", "offset", "size", "for_agent", "held_save", "originals")
     PEER_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     FOR_AGENT_FIELD_NUMBER: _ClassVar[int]
+    HELD_SAVE_FIELD_NUMBER: _ClassVar[int]
     ORIGINALS_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     key: str
     offset: int
     size: int
     for_agent: bool
+    held_save: str
     originals: bool
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., key: _Optional[str] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., for_agent: bool = ..., originals: bool = ...) -> None: ...
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., key: _Optional[str] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., for_agent: bool = ..., held_save: _Optional[str] = ..., originals: bool = ...) -> None: ...
 
 class ReadReply(_message.Message):
     __slots__ = ("data", "object_size", "modified_at", "version")

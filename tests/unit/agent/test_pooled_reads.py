@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
+from ckptd.agent.memory_here import MemoryHere
 from ckptd.agent.other_agents import OtherAgents
-from ckptd.agent.pooled_reads import BLOCK_BYTES, NOTICE_S, Neighbour, PooledReads, owner_of
+from ckptd.agent.pooled_reads import BLOCK_BYTES, Neighbour, PooledReads, owner_of
 from ckptd.client.daemon.remote_objects import objects_for
+from ckptd.engine.hosts.memories import Where
+from ckptd.engine.reading.waits import NOTICE_S
 from ckptd.storage.base import Objects, ObjectStat
 from ckptd.storage.capabilities import beneath
 from ckptd.storage.memory import MemoryStore
@@ -49,6 +52,31 @@ class Clock:
         return self.now
 
 
+class Memory:
+    """What one host's ranks left in memory of one data file."""
+
+    changes = 0
+
+    def __init__(self, data: bytes, begin: int, end: int) -> None:
+        self.data, self.begin, self.end = data, begin, end
+        self.num_reads = 0
+        self.dropped: list[str] = []
+
+    def held_shards(self) -> list[tuple[str, str, dict[str, int]]]:
+        return [("r", "s1", {KEY: self.end - self.begin})]
+
+    def read_held(self, run: str, save_id: str, shard_key: str, offset: int, into: memoryview) -> list[tuple[int, int]]:
+        self.num_reads += 1
+        begin, end = max(offset, self.begin), min(offset + len(into), self.end)
+        if (run, save_id, shard_key) != ("r", "s1", KEY) or begin >= end:
+            return [(0, len(into))]
+        into[begin - offset : end - offset] = self.data[begin:end]
+        return [gap for gap in ((0, begin - offset), (end - offset, len(into))) if gap[0] < gap[1]]
+
+    def drop(self, run: str, save_ids: Collection[str]) -> None:
+        self.dropped.extend(save_ids)
+
+
 class Pool:
     """Agents on some hosts, each served by a real server."""
 
@@ -57,15 +85,24 @@ class Pool:
         self.neighbours: list[Neighbour] = []
         self.reads: dict[str, PooledReads] = {}
         self.others: dict[str, OtherAgents] = {}
+        self.memories: dict[str, MemoryHere] = {}
+        self.where = Where("", {})
         for host in hosts:
             others = self.others[host] = OtherAgents()
             peer = versions.this_peer(f"agent-{host}")
-            reads = PooledReads(self.store, host, others, lambda: self.neighbours, peer, now=self.clock)
+            memory = self.memories[host] = MemoryHere(host, lambda key: self.where, lambda saves: [], now=self.clock)
+            reads = PooledReads(self.store, host, others, lambda: self.neighbours, peer, memory, now=self.clock)
             coordinator = FakeCoordinator()
             coordinator.store, coordinator.objects = self.store.inner, reads
             served = self.stack.enter_context(serving(coordinator))
             self.reads[host] = reads
             self.neighbours.append(Neighbour(host, tuple(served.listening)))
+
+    def hold(self, host: str, data: bytes = DATA, begin: int = 0, end: int = len(DATA)) -> Memory:
+        """Let a host have a part of the object in memory, and the coordinator know it."""
+        self.where = Where("s1", {host: {0: end - begin}})
+        memory = self.memories[host].lent = Memory(data, begin, end)
+        return memory
 
     def read(self, host: str, offset: int = 0, size: int = len(DATA)) -> bytes:
         data = bytearray(size)
@@ -120,6 +157,50 @@ def test_a_silent_agent_is_passed_by_and_named(pool, caplog, monkeypatch):
     assert sum(pool.store.reads.values()) == 6
 
 
+def test_what_one_host_has_in_memory_the_store_does_not_give_and_that_host_gives_it_once(pool):
+    memory = pool.hold("b")
+    for host in "acb":
+        assert pool.read(host) == DATA
+    assert not pool.store.reads
+    before = memory.num_reads
+    for host in "ac":
+        assert pool.read(host) == DATA
+    assert memory.num_reads == before  # who got a block keeps it
+
+
+def test_what_memory_lacks_of_a_data_file_comes_from_the_store(pool):
+    pool.hold("b", begin=100, end=2 * BLOCK_BYTES + 5)
+    assert pool.read("a") == DATA
+    assert pool.read("b") == DATA
+    assert set(pool.store.reads) == {0, 2, 3, 4, 5}
+
+
+def test_a_host_whose_memory_was_overwritten_is_not_passed_by(pool, caplog):
+    pool.hold("b", begin=0, end=0)
+    pool.where = Where("s1", {"b": {0: len(DATA)}})
+    assert pool.read("a") == DATA
+    assert "passed by" not in caplog.text
+    assert pool.store.reads == dict.fromkeys(range(6), 1)
+
+
+def test_a_host_that_is_silent_about_its_memory_is_passed_by_and_the_store_is_read(pool, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        pool.neighbours.append(Neighbour("d", (f"127.0.0.1:{silent.getsockname()[1]}",)))
+        pool.where = Where("s1", {"d": {0: len(DATA)}})
+        assert pool.read("a") == DATA
+    assert "the agent on d is passed by for 30 s" in caplog.text
+    assert pool.store.reads == dict.fromkeys(range(6), 1)
+
+
+def test_memory_in_which_a_reader_found_damage_is_not_read_again(pool):
+    memory = pool.hold("a", data=bytes(len(DATA)))
+    assert pool.read("a") != DATA
+    pool.reads["a"].forget(KEY)
+    memory.num_reads = 0
+    assert pool.read("a") == DATA
+    assert not memory.num_reads
+
+
 def test_an_object_that_was_replaced_is_not_mixed_with_what_is_kept(pool):
     assert pool.read("a") == DATA
     other = bytes(len(DATA))
@@ -166,7 +247,8 @@ def read(objects: Objects) -> bytearray:
 
 def test_a_long_wait_is_told_with_what_is_awaited(caplog):
     clock, store = Clock(), CountingStore()
-    reads = PooledReads(store, "a", OtherAgents(), list, versions.this_peer("a"), now=clock)
+    memory = MemoryHere("a", lambda key: Where("", {}), lambda saves: [])
+    reads = PooledReads(store, "a", OtherAgents(), list, versions.this_peer("a"), memory, now=clock)
     inner = store.inner.read_into
 
     def slow(key: str, offset: int, *into: memoryview) -> None:

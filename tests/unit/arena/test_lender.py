@@ -226,3 +226,31 @@ def test_who_dies_before_sealing_ends_the_capture_and_who_dies_after_it_does_not
     sealed.check()
     assert sealed.sums().tolist() == []
     assert not unsealed.is_sealed
+
+
+def test_held_bytes_are_read_by_their_place_in_the_shard_with_what_is_missing_and_not_once_they_are_overwritten(lender):
+    one, two = lender.lend(HERE, "a", MB, 2)
+    for arena, stretches in ((one, [(20, 0, 10), (40, 10, 10)]), (two, [(30, 0, 5)])):
+        capture = begin(lender, HERE, "a", arena)
+        arena.segment.data[:20] = np.arange(20) + (100 if arena is two else 0)
+        capture.saved(Holding("save 1", 0, [Stretch("shard", *each) for each in stretches]))
+        capture.ended()
+    assert lender.held_shards() == [("r", "save 1", {"shard": 25})]
+    into = bytearray(60)
+    assert lender.read_held("r", "save 1", "shard", 0, memoryview(into)) == [(0, 20), (35, 40), (50, 60)]
+    assert list(into[20:35]) == [*range(10), *range(100, 105)]
+    assert list(into[40:50]) == list(range(10, 20))
+    part = bytearray(4)
+    assert lender.read_held("r", "save 1", "shard", 28, memoryview(part)) == []
+    assert list(part) == [8, 9, 100, 101]
+    assert lender.read_held("r", "save 2", "shard", 28, memoryview(part)) == [(0, 4)]
+    assert lender.read_held("r", "save 1", "another", 28, memoryview(part)) == [(0, 4)]
+    before = lender.changes
+    two.segment.begin()  # its rank captures the next save
+    assert lender.read_held("r", "save 1", "shard", 28, memoryview(part)) == [(2, 4)]
+    begin(lender, HERE, "a", two).ended()
+    assert lender.held_shards() == [("r", "save 1", {"shard": 20})]
+    lender.drop("r", ["save 1"])
+    assert lender.held_shards() == []
+    assert lender.changes > before
+    assert not one.segment.holds(one.segment.generation)

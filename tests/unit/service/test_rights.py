@@ -54,6 +54,8 @@ NEEDS = {
     "Place": "agent",
     "Neighbours": "agent",
     "Depart": "agent",
+    "Offer": "agent",
+    "Where": "agent",
 }
 # What an agent relays for the ranks of its host, whom it has judged itself.
 RELAYED = {"PutManifest", "Await", "Latest", "List", "CheckDamage", "Agree", "Watch", "Pin", "Delete"}
@@ -64,7 +66,7 @@ HAS = {
     "agent": {"agent"},
     "admin": {"read", "save", "manage", "agent", "admin"},
 }
-WITHOUT_A_RUN = {"PutManifest", "Status", "Attend", "Tell", "Neighbours"}
+WITHOUT_A_RUN = {"PutManifest", "Status", "Attend", "Tell", "Neighbours", "Offer"}
 
 
 def request_of(name, run):
@@ -98,6 +100,8 @@ def request_of(name, run):
         "Tell": agent_pb2.AgentMessage,
         "Place": lambda: agent_pb2.PlaceRequest(join=save_pb2.JoinRequest(peer=peer, run=run, world_size=1), host="h"),
         "Neighbours": agent_pb2.NeighboursRequest,
+        "Offer": agent_pb2.OfferRequest,
+        "Where": lambda: agent_pb2.WhereRequest(key=f"{run}/model.ckpt-1"),
         "Depart": lambda: agent_pb2.DepartRequest(leave=save_pb2.LeaveRequest(peer=peer, run=run), host="h"),
     }[name]()
 

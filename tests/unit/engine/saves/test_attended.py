@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ckptd.engine.catalog.term import Term
+from ckptd.engine.hosts.memories import InMemory
 from ckptd.engine.hosts.messages import AgentLife, Attached, Beat, Fenced, FromCoordinator, Hello
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.engine.saves.attended import AttendedHosts
@@ -128,3 +129,11 @@ def test_a_rank_of_a_host_that_was_replaced_waits_for_one_lease_and_not_for_two(
     assert not life.takes(Member(0, 1, "after", agent="a"))  # the former one may still come back
     life.beats(NEXT_LIFE, 1.0)
     eventually(lambda: life.takes(Member(0, 1, "after", agent="a")), "its place", within_s=40.0)
+
+
+def test_what_a_host_has_in_memory_of_saves_that_are_no_checkpoints_it_is_told(life: Life) -> None:
+    life.attend(lambda message, run: None)
+    assert life.hosts.offer(LIFE, [InMemory("r", "s1", {0: 10})]) == ["s1"]
+    assert life.hosts.where("r/model.ckpt-1").holders == {}
+    with pytest.raises(ConflictError, match="former life"):
+        life.hosts.offer(NEXT_LIFE, [])
