@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,12 +39,12 @@ from tests.services.ceph import OWNER, Ceph
 from tests.services.faults import Hold
 from tests.services.front import Front
 from tests.services.s3 import S3Service
+from tests.starts import prepared
 
 RUN, RANKS = "r", 6
 WAIT_S = 120.0
 SMALL = 2000
 LARGE = PART_BYTES // 8 + 300_000  # numbers a rank, two of which share a shard: it takes two parts
-ROUNDS = 40
 
 
 class BucketHosts(Hosts):
@@ -49,6 +52,7 @@ class BucketHosts(Hosts):
 
     def __init__(self, base: Path, url: str, service: S3Service, agents_keys: tuple[str, str] | None) -> None:
         self.url, self.agents_keys = url, agents_keys
+        self.paused: list[subprocess.Popen[bytes]] = []
         super().__init__(base, url)  # type: ignore[arg-type]
         self.look = BucketLook(service, f"{url.removeprefix(f's3://{service.bucket}/')}/{RUN}")
 
@@ -59,6 +63,34 @@ class BucketHosts(Hosts):
                 environment.setenv("AWS_ACCESS_KEY_ID", access)
                 environment.setenv("AWS_SECRET_ACCESS_KEY", secret)
             super().start(name)
+
+    def replace_coordinator(self) -> subprocess.Popen[bytes]:
+        """Pause the coordinator, and start another in its place, as on another host; return the paused one.
+
+        On the same host the lock in the bucket tells that the former one is alive, and there is no second.
+        """
+        paused = self.processes["coordinator"]
+        paused.send_signal(signal.SIGSTOP)
+        self.paused.append(paused)
+        for left in self.base.glob("coordinator.sock*"):
+            left.unlink()
+        elsewhere = self.base / f"python-{len(self.paused)}"
+        name = f"{elsewhere.name}-{secrets.token_hex(4)}"
+        elsewhere.write_text(
+            f'#!/bin/sh\nexec unshare --uts sh -c \'hostname {name}; exec {sys.executable} "$@"\' sh "$@"\n'
+        )
+        elsewhere.chmod(0o755)
+        with pytest.MonkeyPatch.context() as program:
+            program.setattr(sys, "executable", str(elsewhere))
+            program.setattr(prepared, "Popen", subprocess.Popen)  # which is not forked from this host's
+            self.start("coordinator")
+        return paused
+
+    def end(self) -> None:
+        for each in self.paused:
+            each.kill()
+            each.wait(WAIT_S)
+        super().end()
 
     def save(self, step: int, count: int = SMALL) -> None:
         self.crew.save(step, count)
@@ -225,3 +257,27 @@ def test_agents_whose_keys_write_the_data_of_their_team_only_save_all_the_same(
         for name in (*(f"{RUN}/{each}" for each in forged), ".ckptd/coordinator", "another/m-1.data-00000-of-00001"):
             assert refused(s3_service, keys, f"{root}/{name}"), name
         assert not refused(s3_service, keys, f"{root}/{RUN}/model.ckpt-2.data-00000-of-00009")
+
+
+@pytest.mark.campaign
+def test_a_coordinator_that_was_paused_past_the_start_of_the_next_has_no_effect_and_ends(
+    s3_root: str, s3_service: S3Service, s3_front: Front
+) -> None:
+    with running(s3_root, s3_service) as hosts:
+        hosts.save(1)
+        s3_front.add(Hold(), "PutObject", "model.ckpt-2.data-00002")
+        hosts.crew.save(2, SMALL)
+        eventually(lambda: len(hosts.written(2)) == 2, "the shards of a and b", within_s=WAIT_S)
+        zombie = hosts.replace_coordinator()
+        s3_front.remove_rules()
+        assert hosts.crew.answers(WAIT_S) == ["saved"] * RANKS
+        hosts.save(3)
+        before = {name: at for name, at in hosts.look.stamps().items() if "model.ckpt" in name or name == "checkpoint"}
+        zombie.send_signal(signal.SIGCONT)
+        assert zombie.wait(WAIT_S) == 4
+        after = hosts.look.stamps()
+        assert before.items() <= after.items()
+        for step in (1, 2, 3):
+            hosts.check(step)
+        hosts.save(4)
+        eventually(lambda: not hosts.rubbish(), hosts.rubbish, within_s=WAIT_S)
