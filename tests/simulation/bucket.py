@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ckptd.errors import ConflictError, UnavailableError
+from ckptd.errors import CkptdError, ConflictError, UnavailableError
 from ckptd.storage.base import Store
 from ckptd.storage.local.shared_directory import SharedDirectory
 from ckptd.storage.memory import MemoryStore
@@ -31,11 +32,15 @@ class Upload:
 
 @dataclass
 class Troubles:
-    """How often a request fails now: before its effect, after it, or after it because its repetition is refused."""
+    """How often a request fails now: before its effect, after it, or after it because its repetition is refused.
+
+    `late` are those whose process is told that they failed, and which take effect when it has gone on for a while.
+    """
 
     refused: float = 0.0
     unanswered: float = 0.0
     repeated: float = 0.0
+    late: float = 0.0
 
 
 @dataclass
@@ -43,8 +48,8 @@ class Bucket:
     """What all processes share."""
 
     world: World
-    watch: Callable[[str, str, Process], None]
-    """Called before and after each change of a process: "put KEY", "delete KEY", "abort KEY"."""
+    watch: Callable[[str, str, Process, bool], None]
+    """Called before and after each change of a process, "put KEY", "delete KEY", "abort KEY"; and if it is late."""
     troubles: Troubles = field(default_factory=Troubles)
     uploads: list[Upload] = field(default_factory=list)
     is_directory: bool = False
@@ -77,16 +82,29 @@ class BucketClient:
         process.operate()
         if troubles.refused and rng.random() < troubles.refused:
             raise UnavailableError("503, slow down", key=key or None)
-        if changes:
-            self._bucket.watch("before " + changes, key, process)
-        result = act()
-        if changes:
-            self._bucket.world.log(f"{process.name}: {changes} {key}")
-            self._bucket.watch("after " + changes, key, process)
+        if changes and troubles.late and rng.random() < troubles.late:
+            self._bucket.world.log(f"{process.name} gives up waiting: {changes} {key}")
+            self._bucket.world.after(20.0 * rng.random(), None, lambda: self._come_late(act, changes, key))
+            raise UnavailableError("no answer in time", key=key)
+        result = self._take_effect(act, changes, key)
         process.operate()
         if changes and troubles.unanswered and rng.random() < troubles.unanswered:
             raise UnavailableError("the connection broke before the answer", key=key)
         return result
+
+    def _take_effect(self, act: Callable[[], R], changes: str, key: str, *, is_late: bool = False) -> R:
+        if changes:
+            self._bucket.watch("before " + changes, key, self._process, is_late)
+        result = act()
+        if changes:
+            self._bucket.world.log(f"{self._process.name}: {changes} {key}")
+            self._bucket.watch("after " + changes, key, self._process, is_late)
+        return result
+
+    def _come_late(self, act: Callable[[], R], changes: str, key: str) -> None:
+        """Let a request take effect, if its conditions still hold, that nothing waits for any more."""
+        with suppress(CkptdError):
+            self._take_effect(act, changes, key, is_late=True)
 
     def _write(self, act: Callable[[], Any], key: str) -> Any:
         """Write; a client that repeats the request is refused, and finds out whether its own write is in place."""

@@ -1,6 +1,6 @@
 """Many lives, one after the other, and what they have in common.
 
-python -m tests.simulation.campaign --saves 10000 [--hosts 3] [--seed 0]
+python -m tests.simulation.campaign --saves 10000 [--hosts 3] [--seed 0] [--late 0.1]
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class Figures:
         )
 
 
-def campaign(num_saves: int, *, num_hosts: int = 3, first_seed: int = 0) -> Figures:
+def campaign(num_saves: int, *, num_hosts: int = 3, first_seed: int = 0, late: float = 0.0) -> Figures:
     """Live until so many saves were called. Raises `BrokenPromiseError`, with the seed and the last lines."""
     figures, began, seed = Figures(), time.process_time(), first_seed
     while figures.saves < num_saves:
-        figures.add(Life(seed, num_hosts, min(SAVES_A_LIFE, num_saves)).run())
+        figures.add(Life(seed, num_hosts, min(SAVES_A_LIFE, num_saves), late=late).run())
         seed += 1
     figures.processor_s = time.process_time() - began
     figures.memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -79,5 +79,6 @@ if __name__ == "__main__":
     parser.add_argument("--saves", type=int, default=10_000)
     parser.add_argument("--hosts", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--late", type=float, default=0.0, help="of requests in trouble, that take effect much later")
     options = parser.parse_args()
-    print(campaign(options.saves, num_hosts=options.hosts, first_seed=options.seed))
+    print(campaign(options.saves, num_hosts=options.hosts, first_seed=options.seed, late=options.late))

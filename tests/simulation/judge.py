@@ -87,8 +87,8 @@ class Judge:
             self.replaced_at.setdefault(former, former.awake_s)
         self.owners.append(coordinator)
 
-    def watch(self, what: str, key: str, by: Process) -> None:
-        if by.awake_s - self.replaced_at.get(by, by.awake_s) > LOOKED_S:
+    def watch(self, what: str, key: str, by: Process, is_late: bool) -> None:
+        if not is_late and by.awake_s - self.replaced_at.get(by, by.awake_s) > LOOKED_S:
             raise BrokenPromiseError(f"{by.name} does something long after another has the root: {what} {key}")
         if what == "before delete" and key.startswith(RUN + "/"):
             self._check_removal(key)

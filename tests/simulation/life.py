@@ -39,6 +39,8 @@ class Life:
     num_hosts: int = 3
     num_saves: int = 50
     with_faults: bool = True
+    late: float = 0.0
+    """How many of the requests in trouble take effect long after they were given up."""
     cast: Cast = field(default_factory=Cast)
     over_directory: bool = False
 
@@ -195,7 +197,7 @@ class Life:
         self.network.cut.clear()
         self.network.loss = self.network.repeat = self.network.delay = 0.0
         troubles = self.bucket.troubles
-        troubles.refused = troubles.unanswered = troubles.repeated = 0.0
+        troubles.refused = troubles.unanswered = troubles.repeated = troubles.late = 0.0
 
     def kill_coordinator(self) -> None:
         rng = self.world.rng
@@ -268,8 +270,9 @@ class Life:
     def store_trouble(self) -> None:
         rng, troubles = self.world.rng, self.bucket.troubles
         troubles.refused, troubles.unanswered, troubles.repeated = (rng.choice([0.0, 0.03, 0.3]) for _ in range(3))
+        troubles.late = self.late and rng.choice([0.0, self.late])
 
         def end() -> None:
-            troubles.refused = troubles.unanswered = troubles.repeated = 0.0
+            troubles.refused = troubles.unanswered = troubles.repeated = troubles.late = 0.0
 
         self.world.after(10 * rng.random(), None, end)

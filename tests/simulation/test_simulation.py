@@ -41,6 +41,11 @@ def test_no_promise_is_broken_over_a_directory_that_hosts_share(seed: int) -> No
     assert Life(seed, 3, num_saves=30, over_directory=True).run().saved
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_requests_that_take_effect_when_nothing_waits_for_them_any_more(seed: int) -> None:
+    assert Life(seed, 3, num_saves=50, late=0.1).run().saved
+
+
 def test_many_agents() -> None:
     assert Life("many", 64, num_saves=4).run().saved
 
