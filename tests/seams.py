@@ -160,9 +160,6 @@ DECIDE_FIRST = Seam("engine.catalog.records:change_if_unchanged")
 IS_TAKEN = Seam("engine.catalog.elsewhere:Elsewhere.is_taken")
 LIVE_KEYS = Seam("engine.catalog.ledger:Ledger.live_keys")
 SWEEP_BUCKET = Seam("storage.bucket.object_store:ObjectStore.sweep_unfinished")
-CONFIRM_TERM = Seam("engine.catalog.term:Term.confirm")
-HEAR_AGENT = Seam("engine.hosts.attendance:Attendance.hear")
-IS_OUTDATED = Seam("agent.machine:AgentMachine.is_outdated")
 
 # Steps that a test waits in, counts or lets fail
 

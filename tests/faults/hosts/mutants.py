@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from ckptd.engine.hosts.messages import Replaced
 from tests import seams
 
 VARIABLE = "CKPTD_TESTS_WITHOUT"
@@ -34,16 +33,5 @@ def take_out(patch: pytest.MonkeyPatch, rule: str) -> None:
             seams.SWEEP_BUCKET.put(patch, sweep_all)
         case "spare":  # what saves under way need is not spared in a sweep
             seams.LIVE_KEYS.put(patch, lambda ledger: [])
-        case "lives":  # what a replaced life of an agent says is heard
-            hear = seams.HEAR_AGENT.value
-
-            def heard(attendance: Any, *arguments: Any) -> object:
-                refusal = hear(attendance, *arguments)
-                return None if isinstance(refusal, Replaced) else refusal
-
-            seams.HEAR_AGENT.put(patch, heard)
-        case "term":  # a coordinator does not look whether another has the root, nor an agent which is the later one
-            seams.CONFIRM_TERM.put(patch, lambda term, max_age_s=0.0: None)
-            seams.IS_OUTDATED.put(patch, lambda machine, term: False)
         case _:
             raise AssertionError(f"there is no rule {rule}")
