@@ -55,6 +55,7 @@ MAX_WAIT_S = 20.0
 OPEN_S = 10.0
 """How long a Write stream may say nothing at all: until it does it holds no place that it could lose to others."""
 
+_MOST_STALLS = 8  # that one rank has not told yet
 _MOST_AWAITED = 8  # ranks in one message
 
 # A lane's sender learns this often how far it got; a lost stream resumes from its own first reply.
@@ -299,8 +300,8 @@ class SaveService:
             outcome = await self._openings.control(save.run, self._coordinator.outcome, save)
         except NotFoundError:
             return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_UNKNOWN)
-        if request.HasField("stall"):
-            stall_s = convert.stall_from_wire(request.stall)
+        for stall in request.stalls[:_MOST_STALLS]:
+            stall_s = convert.stall_from_wire(stall)
             self._recorder.measured("stall", save.run, Measured(0, sum(stall_s.values()), stall_s=stall_s))
         if not await settled_within(outcome, wait_s):
             phase = await self._pools.control(save.run, self._coordinator.phase, save)

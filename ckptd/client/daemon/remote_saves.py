@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +49,8 @@ class RemoteSaves:
         self.connection = connection
         self.world_size = connection.member.world_size
         self._catalog = catalog
-        self._stalls: dict[str, Stall] = {}  # by save, until it is told
+        self._stalls: dict[str, Stall] = {}  # by save, until its end is waited for
+        self._untold: deque[Stall] = deque(maxlen=_MOST_STALLS)  # of calls that have returned
 
     def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
         """See `SaveTransport.declaration`."""
@@ -110,7 +112,9 @@ class RemoteSaves:
                     # An older daemon can only end what it has planned.
                     answer = self._declare_once(declaration, manifest, deadline, Turn())
                 assert answer is not None  # this turn is not given up
-                if not isinstance(answer, Checkpoint):
+                if isinstance(answer, Checkpoint):
+                    self._untold.append(request.stall)  # nothing waits for its end: the next save tells it
+                else:
                     self._note_stall(answer.save.save_id, request.stall)
                 return answer
             except UnavailableError as error:
@@ -201,13 +205,21 @@ class RemoteSaves:
                     f"`ckptd status {self.connection.address}` shows which ranks it waits for"
                 )
             # While the call that began the save still copies, the save cannot end.
-            seconds = None if stall is None else stall.seconds(wait_s)
-            told = None if seconds is None else convert.stall_to_wire(seconds)
-            request = save_pb2.AwaitRequest(save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True, stall=told)
+            if stall is not None and stall.seconds(wait_s) is not None:
+                self._untold.append(stall)
+                stall = None
+            told = self._take_untold()
+            stalls = [convert.stall_to_wire(each.seconds(0.0) or {}) for each in told]
+            request = save_pb2.AwaitRequest(
+                save=convert.save_to_wire(save),
+                wait_s=wait_s,
+                hears_ends=True,
+                stalls=stalls,
+            )
             try:
                 reply = self._await(request)
-                stall = None if told is not None else stall
             except UnavailableError as error:
+                self._untold.extend(told)
                 self.connection.pause(error, deadline, backoff)
                 continue
             except NotFoundError:
@@ -227,6 +239,13 @@ class RemoteSaves:
         self._stalls[save_id] = stall
         for earlier in list(self._stalls)[:-_MOST_STALLS]:
             self._stalls.pop(earlier, None)
+
+    def _take_untold(self) -> list[Stall]:
+        taken = []
+        with contextlib.suppress(IndexError):  # another save takes them as well
+            while self._untold:
+                taken.append(self._untold.popleft())
+        return taken
 
     def _find_saved(self, save: SaveRef) -> Checkpoint:
         """Check whether a save that the daemon has no record of was completed all the same."""

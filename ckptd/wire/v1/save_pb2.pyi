@@ -311,18 +311,18 @@ class WriteReply(_message.Message):
     def __init__(self, received: _Optional[int] = ..., ended: bool = ..., moved_to: _Optional[str] = ...) -> None: ...
 
 class AwaitRequest(_message.Message):
-    __slots__ = ("save", "wait_s", "hears_ends", "until_retired", "stall")
+    __slots__ = ("save", "wait_s", "hears_ends", "until_retired", "stalls")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     WAIT_S_FIELD_NUMBER: _ClassVar[int]
     HEARS_ENDS_FIELD_NUMBER: _ClassVar[int]
     UNTIL_RETIRED_FIELD_NUMBER: _ClassVar[int]
-    STALL_FIELD_NUMBER: _ClassVar[int]
+    STALLS_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     wait_s: float
     hears_ends: bool
     until_retired: bool
-    stall: Stall
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ..., until_retired: bool = ..., stall: _Optional[_Union[Stall, _Mapping]] = ...) -> None: ...
+    stalls: _containers.RepeatedCompositeFieldContainer[Stall]
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ..., until_retired: bool = ..., stalls: _Optional[_Iterable[_Union[Stall, _Mapping]]] = ...) -> None: ...
 
 class Stall(_message.Message):
     __slots__ = ("waiting_s", "preparing_s", "copying_s", "declaring_s")

@@ -38,7 +38,8 @@ def save(ckpt, step, **more):
     return ckpt.save(step, {"w": np.ones(1000, np.float32)}, **more).result(WAIT_S)
 
 
-def test_saves_that_succeed_and_fail_retention_and_what_is_stored(serve):
+def test_saves_that_succeed_and_fail_retention_and_what_is_stored(serve, monkeypatch):
+    monkeypatch.setenv("CKPTD_TRANSPORT", "stream")  # over shared memory a save may have ended before it is waited for
     daemon = serve("--http", "127.0.0.1:0", "--declare-timeout-s", "0.5").ready()
     before = figures(daemon)
     assert before[("saves_total", "_other", "committed")] == 0
