@@ -41,7 +41,10 @@ class Completion:
         self.step = step
         self._name = name
         self._aftermath = aftermath
-        self._changed = threading.Condition()
+        # Entered itself, and not by way of the condition, which does so in Python: there Ctrl-C can come when the lock
+        # is taken, and nothing gives it back. From then on every save of another thread waited for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._pid = os.getpid()
         self._checkpoint: Checkpoint | None = None
         self._error: CkptdError | None = None
@@ -51,18 +54,18 @@ class Completion:
 
     def done(self) -> bool:
         """Say whether it has ended, well or badly."""
-        with self._changed:
+        with self._lock:
             return self._has_ended
 
     @property
     def checkpoint(self) -> Checkpoint | None:
         """The checkpoint, if it has succeeded. Reading this does not count as seeing the error."""
-        with self._changed:
+        with self._lock:
             return self._checkpoint
 
     def see_error(self) -> CkptdError | None:
         """Return what went wrong, None if nothing did; it counts as seen from now on."""
-        with self._changed:
+        with self._lock:
             self._is_looked_at = True
             return self._error
 
@@ -71,7 +74,7 @@ class Completion:
 
         What it raises goes to the log.
         """
-        with self._changed:
+        with self._lock:
             if not self._has_ended:
                 self._callbacks.append((callback, argument))
                 return
@@ -92,7 +95,7 @@ class Completion:
         """Wait for the end without raising its error; return whether it has come."""
         if self.is_inherited:
             return self._has_ended
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: self._has_ended, timeout)
 
     def is_of(self, step: int | None, name: str | None) -> bool:
@@ -113,7 +116,7 @@ class Completion:
     @property
     def is_settled(self) -> bool:
         """Whether it has ended, and what retention deletes because of it is known to be gone."""
-        with self._changed:
+        with self._lock:
             return self._error is not None or (self._checkpoint is not None and self._aftermath is None)
 
     def wait_until_over(self, timeout: float | None = None) -> bool:
@@ -124,24 +127,24 @@ class Completion:
         """
         if self.is_inherited:
             return self._is_over
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: self._is_over, timeout)
 
     @property
     def unseen_error(self) -> CkptdError | None:
         """The error, if it has one that was not seen yet; reading this does not count as seeing it."""
-        with self._changed:
+        with self._lock:
             return None if self._is_looked_at else self._error
 
     @property
     def owes_nothing(self) -> bool:
         """Whether it is over, and its error, if any, was seen."""
-        with self._changed:
+        with self._lock:
             return self._is_over and (self._error is None or self._is_looked_at)
 
     def take_unseen_error(self) -> CkptdError | None:
         """Return the error if it has one that was not seen yet; it counts as seen from now on."""
-        with self._changed:
+        with self._lock:
             if self._error is None or self._is_looked_at:
                 return None
             self._is_looked_at = True
@@ -157,7 +160,7 @@ class Completion:
         return self._checkpoint is not None or self._error is not None
 
     def _end(self, checkpoint: Checkpoint | None, error: CkptdError | None, *, is_known: bool = False) -> None:
-        with self._changed:
+        with self._lock:
             if self._has_ended:
                 return
             self._checkpoint, self._error, self._is_looked_at = checkpoint, error, is_known
@@ -170,7 +173,7 @@ class Completion:
                 with contextlib.suppress(CkptdError):  # what is left is deleted when the run is opened next
                     self.await_aftermath(Deadline(_RETENTION_S))
         finally:
-            with self._changed:
+            with self._lock:
                 self._is_over = True
                 self._changed.notify_all()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 
@@ -108,3 +109,19 @@ assert os.waitpid(child, 0)[1] == 0
 
 def test_a_forked_child_does_not_wait_for_its_parents_save():
     prepared.run([sys.executable, "-c", FORKING], check=True, timeout=120)
+
+
+def test_ctrl_c_as_its_lock_is_taken_keeps_no_other_thread_out(monkeypatch):
+    completion, enter, found = Completion(7), threading.Condition.__enter__, []
+
+    def interrupted(condition):
+        enter(condition)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(threading.Condition, "__enter__", interrupted)
+        completion.done()
+    other = threading.Thread(target=lambda: found.append(completion.owes_nothing), daemon=True)
+    other.start()
+    other.join(60)
+    assert found == [False]
