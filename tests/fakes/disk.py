@@ -113,7 +113,8 @@ class SimulatedDisk:
 
         def copy_file(file: File) -> File:
             data = after_crash(file, Unsynced.KEPT if crash is None else crash.unsynced)
-            return File(file.inode, bytearray(data), data, num_links=0, changed_ns=file.changed_ns)
+            times = {"changed_ns": file.changed_ns, "modified_ns": file.modified_ns}
+            return File(file.inode, bytearray(data), data, num_links=0, **times)
 
         top = copy(self._top)
         assert isinstance(top, Directory)
@@ -145,7 +146,8 @@ class SimulatedDisk:
             assert isinstance(below, Directory)
             here.durable[parent] = below
             here = below
-        file = File(self._new_inode(), bytearray(data), data, changed_ns=self._now_ns())
+        now = self._now_ns()
+        file = File(self._new_inode(), bytearray(data), data, changed_ns=now, modified_ns=now)
         here.entries[name] = here.durable[name] = file
 
     def _files(self) -> list[File]:
@@ -264,7 +266,8 @@ class SimulatedDisk:
         within = self._directory(directory)
         if name in within.entries:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
-        file = File(self._new_inode(), changed_ns=self._now_ns())
+        now = self._now_ns()
+        file = File(self._new_inode(), changed_ns=now, modified_ns=now)
         self._change(Change(within, name, file))
         return self._descriptor(file)
 
@@ -313,7 +316,7 @@ class SimulatedDisk:
         node.data.extend(bytes(max(0, offset + len(data) - len(node.data))))
         node.data[offset : offset + len(data)] = data
         node.dirty = True
-        node.changed_ns = self._now_ns()
+        node.changed_ns = node.modified_ns = self._now_ns()
 
     def open_direct(self, directory: int, name: str) -> DirectFile | None:
         with self._guard:

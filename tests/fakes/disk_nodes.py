@@ -34,7 +34,8 @@ class File:
     dirty: bool = False
     sync_failed: bool = False
     num_links: int = 1
-    changed_ns: int = 0
+    changed_ns: int = 0  # also by a new name
+    modified_ns: int = 0
     locks: dict[int, bool] = field(default_factory=dict)  # descriptor → shared
 
 
@@ -87,4 +88,4 @@ def status_of(node: File | Directory) -> FileStatus:
     """Return what the operating system tells of a file or directory."""
     if isinstance(node, Directory):
         return FileStatus(0, 0, 0, 0, False, 1)
-    return FileStatus(len(node.data), node.changed_ns, node.changed_ns, node.inode, True, node.num_links)
+    return FileStatus(len(node.data), node.modified_ns, node.changed_ns, node.inode, True, node.num_links)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -26,7 +25,7 @@ from ckptd.storage.local.os_errors import translated
 from ckptd.storage.local.unfinished import temporary_name
 from ckptd.storage.local.versions import Versions, described, directory_of, object_of
 
-_FORGOTTEN_AFTER_S = 86400.0  # as records of saves that hosts write: what hung for longer is not expected back
+_FORGOTTEN_AFTER_NS = 86_400_000_000_000  # a day, as records stay: what hung for longer is not expected back
 _MOST_FORGOTTEN = 8  # at one deletion, which looks at so many
 
 _DOUBTFUL = {
@@ -142,33 +141,33 @@ class SharedDirectory(LocalStore):
     def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
         """See `Store`."""
         if if_version is not None and keys:
-            with translated(keys[0]):
-                Versions(self._root, keys[0]).bury(if_version)
+            self._bury(keys[0], if_version)
+            keys = keys[1:]  # what is there now was put there since
         plain: list[str] = []
         has_versions = self._with_versions(keys)
         for key in keys:
-            if key not in has_versions:
+            if key in has_versions:
+                super().delete(plain)
+                plain = []
+                self._bury(key)
+            else:
                 plain.append(key)
-                continue
-            super().delete(plain)
-            plain = []
-            with translated(key):
-                Versions(self._root, key).bury()
         super().delete(plain)
         for key in self._with_versions(keys) - has_versions:  # a former owner was about to change it
-            with translated(key):
-                Versions(self._root, key).bury()
-        if has_versions:
-            self._forget_some(keys[0].rpartition("/")[0])
+            self._bury(key)
 
-    def _forget_some(self, directory: str) -> None:
+    def _bury(self, key: str, if_version: str | None = None) -> None:
+        with translated(key):
+            buried_ns = Versions(self._root, key).bury(if_version)
+        if buried_ns is not None:
+            self._forget_some(key.rpartition("/")[0], buried_ns - _FORGOTTEN_AFTER_NS)
+
+    def _forget_some(self, directory: str, before_ns: int) -> None:
         """Remove what is left of a few objects that were deleted long ago. Never raises `OSError`."""
         with suppress(OSError), self._root.opened(check_directory(directory)) as opened:
             names = {entry.name for entry in self._disk.entries(opened)}
-            gone = [
-                object_of(name) for name in names if name.endswith(VERSIONS_SUFFIX) and object_of(name) not in names
-            ]
-            before_ns = int((time.time() - _FORGOTTEN_AFTER_S) * 1e9)
+            had_versions = {object_of(name) for name in names if name.endswith(VERSIONS_SUFFIX)}
+            gone = sorted(had_versions - names)
             for name in random.sample(gone, min(len(gone), _MOST_FORGOTTEN)):
                 with suppress(OSError):
                     Versions(self._root, join(directory, name)).forget(before_ns)

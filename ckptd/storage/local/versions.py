@@ -119,8 +119,10 @@ class Versions:
                     return
         raise UnavailableError("other programs keep changing this object", key=self.key)
 
-    def bury(self, if_version: str | None = None) -> None:
+    def bury(self, if_version: str | None = None) -> int | None:
         """Delete the object, if it has that version; none is fine. Durable on return.
+
+        Returns when its deletion became a version, by the clock of the file system, in nanoseconds; None if it is none.
 
         Raises:
             ConflictError: it is another one.
@@ -131,18 +133,18 @@ class Versions:
                 try:
                     directory = stack.enter_context(self._root.opened(self._parents))
                 except (FileNotFoundError, NotADirectoryError):
-                    return
+                    return None
                 seen = self._look(stack, directory)
                 if seen.status is None:
-                    return
+                    return None
                 self._check(seen, False, if_version)
                 if seen.chain is None and if_version is None:
                     with suppress(FileNotFoundError):
                         self._disk.unlink(directory, self._name)
                     self._disk.sync_directory(directory)
                     continue  # it may have got versions in this moment
-                if self._bury(stack, directory, seen):
-                    return
+                if (buried_ns := self._bury(stack, directory, seen)) is not None:
+                    return buried_ns
         raise UnavailableError("other programs keep changing this object", key=self.key)
 
     def forget(self, before_ns: int) -> None:
@@ -252,12 +254,16 @@ class Versions:
         if seen.status is not None and not seen.is_newest:
             self._enrol(directory, chain, seen.number + 1)
             return False  # now what was seen is a version, and can be followed by one
-        if not self._claim(directory, temporary, chain, seen.number + 1):
+        newest = self._claim(directory, temporary, chain, seen.number + 1)
+        if newest is None:
             return False
         # Crash here: it is what counts, and other programs do not see it yet.
         try:
-            self._disk.rename_over(directory, temporary, self._name)
-            self._disk.sync_directory(directory)
+            if newest == seen.number + 1:
+                self._disk.rename_over(directory, temporary, self._name)
+                self._disk.sync_directory(directory)
+            else:  # it counted, and another process that has seen it went on
+                self._disk.unlink(directory, temporary)
         except OSError as error:
             _log.warning("%s is changed, and other programs do not see that yet: %s", self.key, error)
         self._clean(chain, seen.number + 1)
@@ -265,18 +271,19 @@ class Versions:
             self._look(stack, directory)  # we were late, and have hidden what came since
         return True
 
-    def _bury(self, stack: ExitStack, directory: int, seen: Current) -> bool:
-        """Make its deletion the next version after what was seen; False when another process was faster."""
+    def _bury(self, stack: ExitStack, directory: int, seen: Current) -> int | None:
+        """Make its deletion the next version after what was seen; None when another process was faster."""
         chain = seen.chain if seen.chain is not None else self._make_chain(stack, directory)
         if not seen.is_newest:
             self._enrol(directory, chain, seen.number + 1)
-            return False
+            return None
         temporary, file = unfinished.new_file(self._disk, directory, self._name)
         try:
             self._disk.write(file, 0, _BURIED, bulk=False)
             self._disk.sync(file)
-            if not self._claim(directory, temporary, chain, seen.number + 1):
-                return False
+            if self._claim(directory, temporary, chain, seen.number + 1) is None:
+                return None
+            buried_ns = self._disk.status(file).modified_ns
         finally:
             with suppress(OSError):
                 self._disk.unlink(directory, temporary)
@@ -285,7 +292,7 @@ class Versions:
         assert seen.status is not None
         self._take_away(directory, seen.status.inode)
         self._clean(chain, seen.number + 1)
-        return True
+        return buried_ns
 
     def _make_chain(self, stack: ExitStack, directory: int) -> int:
         with suppress(FileExistsError):
@@ -301,18 +308,19 @@ class Versions:
             self._disk.link(directory, self._name, chain, str(number))
             self._disk.sync_directory(chain)
 
-    def _claim(self, directory: int, temporary: str, chain: int, number: int) -> bool:
-        """Link a file as a version, durably; False when that is another one, or is not the newest any more."""
+    def _claim(self, directory: int, temporary: str, chain: int, number: int) -> int | None:
+        """Link a file as a version, durably; return the newest one by now, None when the number was another's."""
         try:
             self._disk.link(directory, temporary, chain, str(number))
         except FileNotFoundError:
-            return False  # the directory of versions was removed in this moment, see `forget`
+            return None  # the directory of versions was removed in this moment, see `forget`
         except FileExistsError:
             if not self._is_ours(directory, temporary, chain, number):
-                return False
+                return None
         self._disk.sync_directory(chain)
         # A process that slept while others went on finds the number free again, as old ones are removed.
-        return self._newest(directory) == number
+        newest = self._newest(directory)
+        return newest if newest < number + _KEPT else None
 
     def _is_ours(self, directory: int, temporary: str, chain: int, number: int) -> bool:
         """Whether a version is this very file: the answer to a request may be lost, and the second one refused."""

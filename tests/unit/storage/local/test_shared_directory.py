@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from ckptd.errors import ConflictError, NotFoundError, StorageFullError
+from ckptd.storage.local.disk import Disk
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.shared_directory import SharedDirectory
 from ckptd.storage.local.system_disk import SystemDisk
@@ -260,6 +262,102 @@ def test_on_a_full_disk_the_reserve_is_used_and_versions_are_compared(store: Sha
     with pytest.raises((NotFoundError, StorageFullError)):
         store.replace_within("run/reserve-0", KEY, b"2")
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.suffix == ".ckptd-tmp") == []
+
+
+class _Stopping:
+    """A disk of a process that is stopped once, before any one of its calls: meanwhile something happens."""
+
+    def __init__(self, disk: SimulatedDisk, at: int, meanwhile: Callable[[], object]) -> None:
+        self._disk, self._at, self._meanwhile, self.calls = disk, at, meanwhile, 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._disk, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **more: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._at:
+                self._meanwhile()
+            return found(*arguments, **more)
+
+        return call
+
+
+def _change(store: SharedDirectory) -> None:
+    store.replace(KEY, b"late", if_version=_version(store))
+
+
+def _delete(store: SharedDirectory) -> None:
+    store.delete([KEY], if_version=_version(store))
+
+
+def _create(store: SharedDirectory) -> None:
+    store.put(KEY, b"late")
+
+
+def _follow(store: SharedDirectory, contents: Sequence[bytes | None]) -> list[bytes | None]:
+    """Let another owner put each content in place of what it finds, None being none; return what it found."""
+    found: list[bytes | None] = []
+    for content in contents:
+        found.append(_read(store))
+        if found[-1] is None:
+            if content is not None:
+                store.put(KEY, content)
+        elif content is None:
+            store.delete([KEY], if_version=_version(store))
+        else:
+            _go_on(store, content)
+    return found
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        (b"a",),
+        (b"a", b"b", b"c"),
+        (None,),
+        (None, b"a"),
+        (b"a", None, b"b"),
+        [bytes([number]) for number in range(20)],
+    ],
+)
+@pytest.mark.parametrize(("act", "is_there"), [(_change, True), (_delete, True), (_create, False)])
+def test_an_owner_that_is_stopped_at_any_call_changes_what_it_has_seen_or_nothing(
+    act: Callable[[SharedDirectory], None], is_there: bool, contents: Sequence[bytes | None]
+) -> None:
+    made, before = None if act is _delete else b"late", b"1" if is_there else None
+    for at in itertools.count(1):
+        disk = SimulatedDisk()
+        found: list[bytes | None] = []
+        other = SharedDirectory("/root", disk=disk)
+        other.put(KEY, b"0")
+        _go_on(other, b"1")
+        if not is_there:
+            other.delete([KEY])
+        stopping = _Stopping(disk, at, lambda: found.extend(_follow(other, contents)))  # noqa: B023
+        late = SharedDirectory("/root", disk=cast("Disk", stopping))
+        try:
+            act(late)
+            has_acted = True
+        except (ConflictError, NotFoundError):
+            has_acted = False
+        if stopping.calls < at:
+            return
+        now = _read(LocalStore("/root", disk=disk))
+        assert now == _read(other), at
+        if found[0] != before:  # it acted before it was stopped, and the other followed
+            assert (found[0], now) == (made, contents[-1]), at
+            assert has_acted or len(found) >= 16, at
+        else:  # it acted on what the other had left, or has lost
+            assert now == (made if has_acted else contents[-1]), at
+
+
+def _read(store: LocalStore) -> bytes | None:
+    try:
+        return store.get(KEY)
+    except NotFoundError:
+        return None
 
 
 def _lives_through(change: Callable[[SharedDirectory], None], before: bytes, after: bytes | None) -> None:
