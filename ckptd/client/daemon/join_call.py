@@ -86,7 +86,8 @@ class JoinCall:
         self._options = options
         self._peer = peer
         self._contact = contact or FirstContact(addresses.parse(address))
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # entered itself, as in `Completion`
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._call: Any = None
         self._is_closing = threading.Event()
@@ -109,7 +110,7 @@ class JoinCall:
             UnavailableError: no daemon answered until the deadline.
         """
         deadline = self._contact.bounded(deadline)
-        with self._changed:
+        with self._lock:
             if self._thread is None and not self._is_closing.is_set():
                 self._thread = threading.Thread(target=self._run_forever, name="ckptd-member", daemon=True)
                 try:
@@ -135,7 +136,7 @@ class JoinCall:
 
     def is_newer_than(self, epoch: int, wait_s: float) -> bool:
         """Wait a moment for a membership of another epoch than `epoch`; say whether it has come."""
-        with self._changed:
+        with self._lock:
             return bool(
                 self._changed.wait_for(lambda: self._welcome is not None and self._welcome.epoch != epoch, wait_s)
             )
@@ -143,7 +144,7 @@ class JoinCall:
     def close(self) -> None:
         """Leave the run: the lease ends at once. Never raises."""
         self._is_closing.set()
-        with self._changed:
+        with self._lock:
             call, thread, latest = self._call, self._thread, self._latest
             self._changed.notify_all()
         if latest is not None:
@@ -163,7 +164,7 @@ class JoinCall:
             error = self._join_once()
             if self._is_closing.is_set():
                 return
-            with self._changed:
+            with self._lock:
                 if self._welcome is not None:
                     # The connection held for a while: begin again with short pauses, as the lease runs out.
                     backoff, conflict, answer_deadline = Backoff(_LONGEST_PAUSE_S), _Conflict(), None
@@ -203,7 +204,7 @@ class JoinCall:
         try:
             self._contact.check()
             call = self._stub.Join(request, wait_for_ready=False)
-            with self._changed:
+            with self._lock:
                 self._call = call
             for event in call:
                 if event.HasField("welcome"):
@@ -226,7 +227,7 @@ class JoinCall:
         arena = message.arena if message.HasField("arena") else None
         awaits_plans = versions.AWAIT_PLAN in message.peer.capabilities
         welcome = Welcome(message.epoch, message.lease_s, message.root, message.root_id, arena, awaits_plans)
-        with self._changed:
+        with self._lock:
             self._welcome = self._latest = welcome
             self._is_refused = False
             self._changed.notify_all()

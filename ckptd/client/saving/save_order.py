@@ -26,7 +26,8 @@ class Turn:
         """Queue behind `before`."""
         self.given_up: str | None = None
         self._before = before
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # entered itself, as in `Completion`
+        self._changed = threading.Condition(self._lock)
         self._epoch = -1
         self._begun_over: object = None
         self._cancel: Callable[[], object] | None = None
@@ -54,7 +55,7 @@ class Turn:
         while before is not None and before._is_skipped:
             before = before._before
         if before is not None:
-            with before._changed:
+            with before._lock:
                 if not (before._lets_go_on(epoch) or before._begun_over is connection):
                     return False
         self._begun_over = connection
@@ -62,13 +63,13 @@ class Turn:
 
     def planned(self, epoch: int) -> None:
         """Say that the daemon has planned this save under `epoch`: the next may be declared."""
-        with self._changed:
+        with self._lock:
             self._epoch = epoch
             self._changed.notify_all()
 
     def give_up(self, reason: str) -> None:
         """Say that this save will fail: the next, which may be of the same step, waits until the engine knows that."""
-        with self._changed:
+        with self._lock:
             self.given_up, cancel = reason, self._cancel
         if cancel is not None:
             cancel()
@@ -76,29 +77,29 @@ class Turn:
     @contextmanager
     def cancelling(self, cancel: Callable[[], object]) -> Iterator[None]:
         """Within this block, `cancel` is called once the save is given up, or if it was before."""
-        with self._changed:
+        with self._lock:
             self._cancel, is_given_up = cancel, self.given_up is not None
         if is_given_up:
             cancel()
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._cancel = None
 
     def ended(self, *, is_skipped: bool = False) -> None:
         """Say that this save is over, well or badly; `is_skipped` if it took no turn: others wait for those before."""
-        with self._changed:
+        with self._lock:
             self._has_ended, self._is_skipped = True, is_skipped
             self._changed.notify_all()
 
     def await_end(self, timeout_s: float) -> None:
         """Wait until this save is over, at most so long."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._has_ended, timeout_s)
 
     def _await_planned(self, epoch: int, timeout_s: float) -> bool:
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: self._lets_go_on(epoch), timeout_s)
 
     def _lets_go_on(self, epoch: int) -> bool:
