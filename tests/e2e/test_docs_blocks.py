@@ -26,6 +26,10 @@ NOT_RUN = {
     ("docs/many-hosts.md", "#SBATCH --nodes=8 --ntasks-per-node=1 --signal=TERM@120"),
     ("docs/many-hosts.md", "# On the first host; on the others the same without --first."),
     ("docs/many-hosts.md", "# Once, where all hosts reach it."),
+    (
+        "docs/many-hosts.md",
+        "# Once; agents as before, with the same directory as --root, at whatever path it is mounted on each host.",
+    ),
     ("docs/deploying.md", "cp .env.example .env && docker compose --profile demo up"),
     ("docs/deploying.md", "docker compose exec ckptd ckptd ls s3://checkpoints/runs/examples/linear"),
     ("docs/deploying.md", "docker compose -f docker-compose.yml -f deploy/compose.ceph.yml --profile demo up"),

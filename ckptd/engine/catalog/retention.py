@@ -16,6 +16,7 @@ from enum import Enum
 
 from ckptd.engine.catalog.floor import NO_FLOOR, Floor
 from ckptd.engine.catalog.tensorflow_rules import HOUR_S, Leaving, ManagerHousekeeping, SaverHousekeeping, as_float32
+from ckptd.engine.identity import RunOptions
 from ckptd.errors import InvalidRequestError
 
 
@@ -83,6 +84,11 @@ class RetentionPolicy:
         if not self.max_to_keep or self.rule is Rule.MANAGER:
             return 0.0
         return min(mark, sys.float_info.max)
+
+
+def requested(options: RunOptions) -> RetentionPolicy:
+    """Return the rule of retention that a member requests; `InvalidRequestError` when there is none of that name."""
+    return RetentionPolicy(options.max_to_keep, options.keep_checkpoint_every_n_hours, Rule.named(options.retention))
 
 
 class Action(Enum):

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
 from ckptd.engine.catalog.ledger import ConfirmRoot, confirm_nothing
+from ckptd.engine.catalog.retention import requested
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import Declaration, Member, RunOptions
@@ -26,7 +27,7 @@ from ckptd.engine.saves.ownership import OwnershipWatch
 from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.run_journal import RunJournal
 from ckptd.engine.saves.save_queue import SaveQueue
-from ckptd.engine.saves.served_catalog import ServedCatalog, policy_of
+from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.shares import Share
 from ckptd.engine.saves.surroundings import Admit, Surroundings, admit_all
 from ckptd.engine.saves.views import Eviction, RunView
@@ -122,7 +123,7 @@ class Run:
         When this returns, the epoch is durable and the options are in force. When it raises, the process has no place:
         a repeated call begins anew.
         """
-        policy = policy_of(options)
+        policy = requested(options)
         with self.lock:
             before = self.members.epoch
             epoch = self.members.take_place(member, options)

@@ -15,7 +15,7 @@ from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
 from ckptd.engine.catalog.ledger import ConfirmRoot, confirm_nothing
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.retention import RetentionPolicy, Rule
+from ckptd.engine.catalog.retention import RetentionPolicy, requested
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import RunOptions
@@ -386,7 +386,7 @@ class ServedCatalog:
         if was_in_force:
             # The hours of the retention rule count anew, as for a daemon that is started anew.
             self.catalog.configure(
-                policy_of(self.options),
+                requested(self.options),
                 self.options.latest_filename,
                 self.options.pad_step_number,
                 self.options.save_relative_paths,
@@ -396,8 +396,3 @@ class ServedCatalog:
             epochs.stored(self._store, self._name), self.catalog.contents.highest_epoch(), self.durable_epoch
         )
         return self.durable_epoch
-
-
-def policy_of(options: RunOptions) -> RetentionPolicy:
-    """Return the rule of retention that a member requests; `InvalidRequestError` when there is none of that name."""
-    return RetentionPolicy(options.max_to_keep, options.keep_checkpoint_every_n_hours, Rule.named(options.retention))
