@@ -139,7 +139,8 @@ class Pool:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # entered itself: Ctrl-C may come as a condition is entered, which is Python
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[Callable[[], object]] = deque()
         self._num_threads = self._num_busy = 0
         self._is_open = False
@@ -150,13 +151,13 @@ class Pool:
         Raises:
             RuntimeError: it can't be started.
         """
-        with self._changed:
+        with self._lock:
             self._is_open = True
         self._add_thread()
 
     def close(self) -> None:
         """Let the thread of `open` end once nothing is left to do."""
-        with self._changed:
+        with self._lock:
             self._is_open = False
             self._changed.notify_all()
 
@@ -168,7 +169,7 @@ class Pool:
         """
         if self._pid != os.getpid():
             self._begin()  # what a parent had to do is not for its child
-        with self._changed:
+        with self._lock:
             self._waiting.append(work)
             self._changed.notify()
             if self._num_threads - self._num_busy >= len(self._waiting) or self._num_threads >= self._most:
@@ -176,7 +177,7 @@ class Pool:
         try:
             self._add_thread()
         except RuntimeError:
-            with self._changed:
+            with self._lock:
                 if not self._num_threads and work in self._waiting:
                     self._waiting.remove(work)
                     raise
@@ -204,11 +205,11 @@ class Pool:
         """Wait until nothing is left to do; return whether that happened within `timeout_s`."""
         if self._pid != os.getpid():
             return True
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: not self._waiting and not self._num_busy, timeout_s)
 
     def _add_thread(self) -> None:
-        with self._changed:
+        with self._lock:
             self._num_threads += 1
         try:
             if self._prepare is None:
@@ -216,7 +217,7 @@ class Pool:
             else:
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
         except BaseException:
-            with self._changed:
+            with self._lock:
                 self._num_threads -= 1
             raise
 
@@ -224,7 +225,7 @@ class Pool:
         if self._prepare is not None:
             guarded(self._prepare)
         while True:
-            with self._changed:
+            with self._lock:
                 # The last thread of an open pool stays.
                 while not self._waiting and self._is_open and self._num_threads == 1:
                     self._changed.wait()
@@ -235,7 +236,7 @@ class Pool:
                 self._num_busy += 1
             guarded(work)
             del work
-            with self._changed:
+            with self._lock:
                 self._num_busy -= 1
                 self._changed.notify_all()
 

@@ -53,7 +53,8 @@ class DaemonWatch:
         self._contact = contact or FirstContact(addresses.parse(address))
         self._name = name
         self._news = News()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # entered itself: Ctrl-C may come as a condition is entered, which is Python
+        self._changed = threading.Condition(self._lock)
         self.waiting: Checkpoint | None = None
         self._error: CkptdError | None = None
         self._call: Any = None
@@ -62,7 +63,7 @@ class DaemonWatch:
 
     def next(self, timeout_s: float | None = None) -> Checkpoint | None:
         """See `Source`. Raises `UnavailableError` once the daemon was away for as long as it may be."""
-        with self._changed:
+        with self._lock:
             if self._thread is None and not self._is_closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="ckptd-watch", daemon=True)
                 self._thread.start()
@@ -76,7 +77,7 @@ class DaemonWatch:
 
     def close(self) -> None:
         """See `Source`."""
-        with self._changed:
+        with self._lock:
             self._is_closed.set()
             self._changed.notify_all()
             call, thread = self._call, self._thread
@@ -96,7 +97,7 @@ class DaemonWatch:
             self._end(bug)
 
     def _end(self, error: CkptdError) -> None:
-        with self._changed:
+        with self._lock:
             self._error = error
             self._changed.notify_all()
 
@@ -130,7 +131,7 @@ class DaemonWatch:
             self._contact.failed(refused)
             return refused, has_told
         call = self._open_stream(self._news.last_save_id)
-        with self._changed:
+        with self._lock:
             self._call = call
         try:
             if not self._is_closed.is_set():  # else `close` may not have seen this call
@@ -151,7 +152,7 @@ class DaemonWatch:
     def _hear(self, checkpoint: Checkpoint, *, is_next: bool) -> None:
         if self._name not in (ANY_NAME, DEFAULT_NAME, name_of(checkpoint)):
             return
-        with self._changed:
+        with self._lock:
             if self._news.accept(checkpoint, is_next=is_next):
                 self.waiting = checkpoint
                 self._changed.notify_all()

@@ -46,7 +46,8 @@ C = TypeVar("C", bound=Common)
 class _Entry(Generic[C]):
     def __init__(self, common: C) -> None:
         self.common = common
-        self.changed = threading.Condition(threading.RLock())
+        self.lock = threading.RLock()  # entered itself: Ctrl-C may come as a condition is entered, which is Python
+        self.changed = threading.Condition(self.lock)
         self.holds: list[SharedHold[C]] = []
         self.is_closed = False
         self.was_dropped = False  # by any: objects that it returned may still read
@@ -89,7 +90,7 @@ class SharedHold(Generic[C]):
             return
         deadline, is_collected = Deadline(timeout_s), False
         while True:
-            with self.entry.changed:
+            with self.entry.lock:
                 clash = self._clash(options)
                 if clash is None:
                     self._options = options
@@ -127,7 +128,7 @@ class SharedHold(Generic[C]):
         if self.is_inherited:
             return
         entry = self.entry
-        with entry.changed:
+        with entry.lock:
             if self not in entry.holds:
                 return
             entry.holds.remove(self)
@@ -169,7 +170,7 @@ class Commons(Generic[C]):
                 entry = self._entries.get(key)
                 if entry is None or entry.common.is_spent:
                     entry = self._entries[key] = _Entry(make())
-            with entry.changed:
+            with entry.lock:
                 if not entry.is_closed:
                     hold = SharedHold(self, key, entry)
                     entry.holds.append(hold)
