@@ -14,7 +14,7 @@ from starlette.routing import Route
 from ckptd.access.callers import UnauthenticatedError
 from ckptd.access.visits import Porter, Visit
 from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
-from ckptd.web.connection import CONNECTION, OtherEnd
+from ckptd.web.connection import CONNECTION, HEAD_BYTES, OtherEnd
 from ckptd.web.host_names import HostNames
 
 FOR_ALL = frozenset({"/livez", "/readyz"})
@@ -26,6 +26,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _MISDIRECTED, _UNAUTHENTICATED, _FORBIDDEN, _TOO_MANY, _FAILED, _NOT_NOW = 421, 401, 403, 429, 500, 503
+_TOO_LONG = 431
 
 _log = logging.getLogger("ckptd.web")
 
@@ -63,7 +64,9 @@ class Application:
             await send(message)
 
         answer: Any = self._inner
-        if scope["path"] not in FOR_ALL:
+        if _head_bytes(scope) > HEAD_BYTES:
+            answer = _text(_TOO_LONG, f"the request has more than {HEAD_BYTES} bytes before its body")
+        elif scope["path"] not in FOR_ALL:
             answer = await self._refusal(Request(scope)) or self._inner
         try:
             await answer(scope, receive, send_guarded)
@@ -73,7 +76,7 @@ class Application:
     async def _refusal(self, request: Request) -> Response | None:
         """Return why a request is refused; None, and note the visitor in its state, where it is not."""
         origin: OtherEnd = request.scope[CONNECTION]
-        shown = request.headers.get("authorization")
+        shown = _authorization(request)
         host = request.headers.get("host", "")
         # A token is shown by none that a stranger's page could make call us.
         if shown is None and not self._names.knows(host):
@@ -91,7 +94,8 @@ class Application:
         try:
             request.state.visitor = await self._daemon.admit(visit)
         except UnauthenticatedError as error:
-            return _text(_UNAUTHENTICATED, str(error), {"WWW-Authenticate": 'Bearer realm="ckptd"'})
+            how = f"{error}; over HTTP a token is the header Authorization: Bearer TOKEN"
+            return _text(_UNAUTHENTICATED, how, {"WWW-Authenticate": 'Bearer realm="ckptd"'})
         except NotPermittedError as error:
             return _text(_FORBIDDEN, str(error))
         except UnavailableError as error:
@@ -108,6 +112,21 @@ class Application:
     async def _ready(self, _request: Request) -> Response:
         why_not = self._daemon.why_not_ready()
         return _text(_NOT_NOW, why_not) if why_not else _text(200, "ok")
+
+
+def _head_bytes(scope: Any) -> int:
+    """Return how long a request is before its body. h11 bounds only what comes in several pieces."""
+    target = len(scope["raw_path"]) + len(scope["query_string"])
+    return target + sum(len(name) + len(value) for name, value in scope["headers"])
+
+
+def _authorization(request: Request) -> str | None:
+    """Return what a request shows, with the name of its scheme as tokens have it: HTTP ignores its case."""
+    shown = request.headers.get("authorization")
+    if shown is None:
+        return None
+    scheme, space, token = shown.partition(" ")
+    return f"{scheme.capitalize()}{space}{token}"
 
 
 async def _failed(_request: Request, error: Exception) -> Response:

@@ -24,11 +24,21 @@ def test_health_is_told_to_all_by_any_name(site):
 @pytest.mark.parametrize("path", ["/metrics", "/", "/none", "//livez", "/livez/", "/livez/..", "/%6civez/x", "/Livez"])
 def test_everything_else_needs_an_identity_whether_it_is_there_or_not(site, path):
     status, said, headers = site.get(path)
-    assert (status, said) == (401, "the call shows no token\n")
+    assert (status, said) == (
+        401,
+        "the call shows no token; over HTTP a token is the header Authorization: Bearer TOKEN\n",
+    )
     assert headers["www-authenticate"] == 'Bearer realm="ckptd"'
     assert site.get(path, Authorization="Bearer bad")[0] == 401
     assert site.get(path, **GOOD)[0] == 404
     assert {visit.page for visit in site.daemon.visits} == {f"GET {path.replace('%6c', 'l')}"}
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
+def test_the_scheme_of_a_token_is_known_in_any_case_but_the_token_in_its_own_only(site, scheme):
+    assert site.get("/metrics", Authorization=f"{scheme} good")[0] == 404
+    assert site.get("/metrics", Authorization=f"{scheme} Good")[0] == 401
+    assert site.get("/metrics", Authorization=f"{scheme}good")[0] == 401
 
 
 def test_a_strangers_name_is_refused_before_its_caller_is_looked_at_unless_it_shows_a_token(site):

@@ -34,6 +34,16 @@ def test_what_is_no_request_or_too_long_is_refused_and_the_connection_closed(sit
     assert site.get("/livez")[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("target", "more"),
+    [(b"/livez", b"x" * 2 * HEAD_BYTES), (b"/livez?" + b"x" * HEAD_BYTES, b""), (b"/none", b"x" * HEAD_BYTES)],
+)
+def test_a_head_that_is_too_long_is_refused_also_when_it_comes_whole(site, target, more):
+    head = b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Long: " + more + b"\r\n\r\n"
+    assert site.raw(head).startswith(b"HTTP/1.1 4")
+    assert site.daemon.visits == []
+
+
 def test_a_body_is_read_by_none_and_does_not_hold_the_connection(site):
     answer = site.raw(
         b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 10\r\n\r\n0123456789"
