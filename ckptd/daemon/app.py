@@ -203,7 +203,7 @@ async def _serve(
             web.start(role.engine)
         await loop.run_in_executor(None, role.begin)
         _announce(listening, role, config, "" if web is None else web.url)
-        is_up(listening)
+        is_up([*listening, *([] if web is None else [web.url])])
         descriptors.tell(open_files)
     except BaseException:
         if web is not None:

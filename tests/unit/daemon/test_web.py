@@ -153,7 +153,12 @@ def test_tokens_and_the_policy_are_those_of_grpc_and_take_effect_at_once(serve, 
     assert (status, "the call shows no token" in said) == (401, True)
     assert get(daemon, "/none", Authorization="Bearer wrong")[0] == 401
     assert get(daemon, "/none", Authorization=prometheus["Authorization"].removeprefix("Bearer "))[0] == 401
-    refusals = [json.loads(line) for line in audit.read_text().splitlines() if '"refusal"' in line]
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    url = json.loads(daemon.ready_file.read_text())["http"]
+    assert [each["listening"] for each in lines if each["event"] == "start" and each["outcome"] == "done"] == [
+        [*daemon.listening, url]
+    ]
+    refusals = [each for each in lines if each["event"] == "refusal"]
     assert {(each["method"], each["identity"]) for each in refusals} == {
         ("GET /none", ""),
         ("GET /none", "token:stranger"),
