@@ -9,7 +9,8 @@
 - coordinator   one coordinator and agents that only speak, through the real protocol: see simulated_agents.py. They are
                 in a few processes and share this host's cores with it, which agents on hosts of their own would not.
 - network       hosts in network namespaces, over links of given rates to the coordinator and to a real S3 server: one
-                host with B bytes, several with B each, and these through one daemon; then a restore of all on each
+                host with B bytes, several with B each, and these through one daemon; then a restore of all on each, by
+                agents that have it in memory and by new ones, beside a plain client that reads each byte once
 - stall         how long training stands still for a save beside a daemon, and beside an agent, in turns
 - replace       an agent and its ranks are killed at one moment, and new ones started: seconds from the kill until all
                 new ranks have restored the newest step, and until all ranks have saved the first one together
@@ -49,7 +50,7 @@ from measuring import markdown, parse_size
 MOST_PUBLISHED_S, MOST_CPU_S, MOST_BYTES = 2.0, 1.5, 512 << 20
 MOST_FIRST_BYTES = 1 << 30
 MOST_A_SLICE, MOST_A_HOST = 5, 300
-MOST_OF_ONE_HOST, MOST_OF_CHECKPOINT = 1.2, 1.1
+MOST_OF_ONE_HOST, MOST_OF_CHECKPOINT, LEAST_OF_STORE = 1.2, 1.1, 0.8
 MOST_RESTORED_S = 30.0
 MOST_STALL = 1.2  # of that beside a daemon, which varies as much by itself
 
@@ -197,15 +198,28 @@ def show_network(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     heads = ("", "durable s", "of one host", "stall s", "kB to coordinator", "kB from it", "MB it stores")
     print(markdown(heads, table))
     restored = found["restored"]
-    print(f"\nthe whole state on {found['hosts']} hosts at once: {restored['restore_s']:.2f} s, and the store gave ")
-    print(f"{restored['of_checkpoint']:.2f} times the checkpoint")
+    kept = found["restored_from_memory"]
+    print(f"\nthe whole state on {found['hosts']} hosts at once:\n")
+    rows = [
+        [name, f"{each['restore_s']:.2f}", f"{each['of_checkpoint']:.2f}"]
+        for name, each in (("from the memory of agents", kept), ("by new agents", restored))
+    ]
+    rows.append(["each byte once, a share on each host, by a plain client", f"{found['bare_read_s']:.2f}", "1.00"])
+    print(markdown(("", "s", "of the checkpoint, from the store"), rows))
+    rate = found["restore_rate_of_store"]
+    print(f"\nnew agents restore at {rate:.2f} of the rate at which the store gives each byte once")
     told = found["medians"]["agents"]["to_coordinator_bytes"]
     limits = (
         ("durable time of all hosts, of one host", found["agents_of_one_host"], MOST_OF_ONE_HOST),
         ("bytes to the coordinator a save", told, found["allowed_bytes"]),
         ("what the store gives, of the checkpoint", restored["of_checkpoint"], MOST_OF_CHECKPOINT),
     )
-    return [f"{what} is {value:.4g}, more than {most:.4g}" for what, value, most in limits if value > most]
+    broken = [f"{what} is {value:.4g}, more than {most:.4g}" for what, value, most in limits if value > most]
+    if found["restore_rate_of_store"] < LEAST_OF_STORE:
+        broken.append(
+            f"restores go at {found['restore_rate_of_store']:.2f} of the store's rate, less than {LEAST_OF_STORE}"
+        )
+    return broken
 
 
 def stall(args: argparse.Namespace) -> dict[str, Any]:

@@ -55,16 +55,15 @@ class Place:
                 process.kill()
 
 
-class Ranks:
-    """The ranks of a job, one process each."""
+class Crew:
+    """Processes in namespaces, that do together what they are told: ranks of a job, or readers of a bucket."""
 
-    def __init__(self, spaces: Sequence[str], addresses: Sequence[str], size_bytes: int, tensors: int, log: Path):
+    def __init__(self, spaces: Sequence[str], program: str, arguments: Sequence[Sequence[object]], log: Path):
         self._processes: list[subprocess.Popen[str]] = []
-        for rank, (space, address) in enumerate(zip(spaces, addresses, strict=True)):
-            told = (address, "r", str(rank), str(len(spaces)), str(size_bytes), str(tensors))
+        for space, own in zip(spaces, arguments, strict=True):
             with log.open("ab") as errors:
                 process = subprocess.Popen(
-                    inside(space, sys.executable, str(_HERE / "host_worker.py"), *told),
+                    inside(space, sys.executable, str(_HERE / program), *map(str, own)),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
@@ -94,7 +93,7 @@ class Ranks:
             assert stdout is not None
             lines.append(stdout.readline())
             if not lines[-1]:
-                raise SystemExit(f"rank {rank} ended:\n{tail(self._log)}")
+                raise SystemExit(f"process {rank} ended:\n{tail(self._log)}")
         return lines
 
     def end(self) -> None:
@@ -109,13 +108,21 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def ranks_of(spaces: Sequence[str], addresses: Sequence[str], size: int, tensors: int, log: Path) -> Iterator[Ranks]:
-    ranks = Ranks(spaces, addresses, size, tensors, log)
+def crew(spaces: Sequence[str], program: str, arguments: Sequence[Sequence[object]], log: Path) -> Iterator[Crew]:
+    made = Crew(spaces, program, arguments, log)
     try:
-        ranks.ready()
-        yield ranks
+        made.ready()
+        yield made
     finally:
-        ranks.end()
+        made.end()
+
+
+def ranks_of(
+    spaces: Sequence[str], addresses: Sequence[str], size: int, tensors: int, log: Path
+) -> contextlib.AbstractContextManager[Crew]:
+    """Start the ranks of a job, one process each."""
+    told = [(address, "r", rank, len(spaces), size, tensors) for rank, address in enumerate(addresses)]
+    return crew(spaces, "host_worker.py", told, log)
 
 
 class Networked(Place):
@@ -127,7 +134,7 @@ class Networked(Place):
 
 
 @contextlib.contextmanager
-def with_agents(place: Networked, hosts: Sequence[str], args: Any, name: str) -> Iterator[Ranks]:
+def with_agents(place: Networked, hosts: Sequence[str], args: Any, name: str) -> Iterator[Crew]:
     """Run a coordinator, an agent on each host, and ranks that save through it."""
     network, loopback = place.network, f"127.0.0.1:{_PORT}"
     lease = ("--lease-s", str(_LEASE_S))
@@ -151,7 +158,7 @@ def with_agents(place: Networked, hosts: Sequence[str], args: Any, name: str) ->
 
 
 @contextlib.contextmanager
-def through_one_daemon(place: Networked, hosts: Sequence[str], args: Any, name: str) -> Iterator[Ranks]:
+def through_one_daemon(place: Networked, hosts: Sequence[str], args: Any, name: str) -> Iterator[Crew]:
     """Run one daemon where the coordinator would be, and ranks that send it their bytes."""
     network, loopback = place.network, f"127.0.0.1:{_PORT}"
     with contextlib.ExitStack() as stack:
@@ -172,7 +179,7 @@ def through_one_daemon(place: Networked, hosts: Sequence[str], args: Any, name: 
         yield stack.enter_context(ranks_of(spaces, addresses, size, args.tensors, log))
 
 
-def saves(place: Networked, ranks: Ranks, num_saves: int) -> list[dict[str, float]]:
+def saves(place: Networked, ranks: Crew, num_saves: int) -> list[dict[str, float]]:
     """Save so often, and count what goes through the coordinator's interfaces meanwhile. The first is a warm-up."""
     found = []
     for step in range(1, num_saves + 2):
@@ -181,7 +188,7 @@ def saves(place: Networked, ranks: Ranks, num_saves: int) -> list[dict[str, floa
         after = counted(place.network.coordinator, "to-c"), counted(place.network.coordinator, "to-s")
         found.append(
             {
-                "durable_s": max(ended for _, ended, _ in answers) - min(began for began, _, _ in answers),
+                "durable_s": _spent(answers),
                 "stall_s": max(stall_s for *_, stall_s in answers),
                 "to_coordinator_bytes": after[0][0] - before[0][0],
                 "from_coordinator_bytes": after[0][1] - before[0][1],
@@ -191,16 +198,28 @@ def saves(place: Networked, ranks: Ranks, num_saves: int) -> list[dict[str, floa
     return found
 
 
-def restores(place: Networked, ranks: Ranks, args: Any, step: int, num_hosts: int) -> dict[str, float]:
+def restores(place: Networked, ranks: Crew, args: Any, step: int, num_hosts: int) -> dict[str, float]:
     """Let one rank of each host restore the whole state, all at once."""
     before = counted(place.network.store, "to-s")[1]
     answers = ranks.told("restore", step, [number * args.ranks for number in range(num_hosts)])
     sent = counted(place.network.store, "to-s")[1] - before
-    return {
-        "restore_s": max(ended for _, ended, _ in answers) - min(began for began, _, _ in answers),
-        "store_bytes": sent,
-        "of_checkpoint": sent / (args.size_bytes * num_hosts),
-    }
+    return {"restore_s": _spent(answers), "store_bytes": sent, "of_checkpoint": sent / (args.size_bytes * num_hosts)}
+
+
+def bare_reads(place: Networked, hosts: Sequence[str], args: Any, name: str, rounds: int = 3) -> float:
+    """Return the seconds in which the store gives each byte of a checkpoint once, a share to each host, and no more."""
+    bucket = place.root.removeprefix("s3://")
+    shares = [(bucket, f"{name}/r", number, len(hosts)) for number in range(len(hosts))]
+    with crew(hosts, "host_reader.py", shares, place.place / f"{name}.readers.log") as readers:
+        answers = [readers.told("read", number) for number in range(rounds)]
+    read = sum(size for *_, size in answers[0])
+    if read < args.size_bytes * len(hosts):
+        raise SystemExit(f"the readers found {read:.0f} bytes, and not those of {len(hosts)} hosts")
+    return statistics.median(map(_spent, answers))
+
+
+def _spent(answers: Sequence[Sequence[float]]) -> float:
+    return max(ended for _, ended, _ in answers) - min(began for began, _, _ in answers)
 
 
 def measure(place: Networked, args: Any) -> dict[str, Any]:
@@ -210,6 +229,9 @@ def measure(place: Networked, args: Any) -> dict[str, Any]:
         found["one host"] = saves(place, ranks, args.saves)
     with with_agents(place, hosts, args, "all") as ranks:
         found["agents"] = saves(place, ranks, args.saves)
+        from_memory = restores(place, ranks, args, args.saves + 1, len(hosts))
+    bare_s = bare_reads(place, hosts, args, "all")
+    with with_agents(place, hosts, args, "all") as ranks:  # new ones, that have nothing in memory
         restored = restores(place, ranks, args, args.saves + 1, len(hosts))
     with through_one_daemon(place, hosts, args, "daemon") as ranks:
         found["one daemon"] = saves(place, ranks, args.saves)
@@ -226,6 +248,9 @@ def measure(place: Networked, args: Any) -> dict[str, Any]:
         "host_bytes": args.size_bytes,
         "medians": medians,
         "restored": restored,
+        "restored_from_memory": from_memory,
+        "bare_read_s": bare_s,
+        "restore_rate_of_store": bare_s / restored["restore_s"],
         "agents_of_one_host": medians["agents"]["durable_s"] / medians["one host"]["durable_s"],
         "daemon_of_one_host": medians["one daemon"]["durable_s"] / medians["one host"]["durable_s"],
         "allowed_bytes": 4 * slices + 200 * num_ranks + 4096 * len(hosts),

@@ -114,7 +114,8 @@ def test_hosts_save_over_links_of_given_rates(tmp_path):
     assert set(found["medians"]) == {"one host", "agents", "one daemon"}
     assert 0 < found["medians"]["agents"]["to_coordinator_bytes"] < 1 << 16
     assert found["medians"]["one daemon"]["to_coordinator_bytes"] > 2 * 64 << 10
-    assert found["restored"]["store_bytes"] > 0
+    assert found["restored_from_memory"]["of_checkpoint"] < 1 < found["restored"]["of_checkpoint"]
+    assert found["restore_rate_of_store"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
