@@ -88,7 +88,10 @@ def command(
     from ckptd.job import nodes
     from ckptd.job.front import in_two
     from ckptd.job.job import Job, JobOptions
+    from ckptd.storage.locations import check_is_directory
 
+    if shared_directory:
+        check_is_directory(root)  # or nodes but the first would wait for a coordinator that cannot start
     if coordinators and (first or job_dir is not None):
         raise InvalidRequestError("--coordinator names one that runs: --first and --job-dir are for one started here")
     if not coordinators and (ca is not None or token_file is not None):

@@ -47,7 +47,7 @@ def open_store(
         kind = SharedDirectory if shared else LocalStore
         return kind(rest, confined=confined, root_mode=root_mode)
     if shared:
-        raise InvalidRequestError(f"{url!r} is no directory: only one can be mounted on several hosts")
+        check_is_directory(url)
     if scheme == "memory":
         name = rest.strip("/")
         with _MEMORY_GUARD:
@@ -84,6 +84,12 @@ def split_prefix(prefix_or_url: str, *, confined: bool = False) -> tuple[Store, 
     if not key or not name or key in (os.curdir, os.pardir):
         raise InvalidRequestError(f"{prefix_or_url!r} names a directory; pass the prefix of a checkpoint")
     return open_store(name if scheme == "file" else f"{scheme}://{name}", confined=confined), key
+
+
+def check_is_directory(url: str) -> None:
+    """Raise `InvalidRequestError` for a URL of anything else, such as a bucket; nothing is opened."""
+    if _split(url)[0] != "file":
+        raise InvalidRequestError(f"{url!r} is no directory: only one can be mounted on several hosts")
 
 
 def is_url(text: str) -> bool:
