@@ -30,7 +30,6 @@ from ckptd.daemon.roles import Role
 from ckptd.engine.journal import Journal, JournalEntry, Reserve
 from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
-from ckptd.service.certificates import Tls
 from ckptd.service.exposure import check_exposure, check_http_exposure, exposure_warnings
 from ckptd.service.flow import Limits
 from ckptd.service.gate import Access
@@ -38,6 +37,7 @@ from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.service.stream_processes import StreamOptions
 from ckptd.wire import addresses, places, versions
 from ckptd.wire.channels import ConnectionLife
+from ckptd.wire.server_tls import Tls
 
 if TYPE_CHECKING:
     from ckptd.daemon.measuring import Measuring

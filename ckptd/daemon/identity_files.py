@@ -24,9 +24,9 @@ from ckptd.daemon import identity_records
 from ckptd.daemon.config import Config
 from ckptd.engine.journal import NO_JOURNAL, Journal, JournalEntry, Reserve
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, NotPermittedError
-from ckptd.service.certificates import Tls
 from ckptd.service.gate import Access
 from ckptd.wire import addresses, tls_faults
+from ckptd.wire.server_tls import Tls
 
 LOOK_EVERY_S = 1.0
 _NOT_USED = "a changed file is not used, what was read of it before goes on"

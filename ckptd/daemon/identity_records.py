@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from ckptd.service.certificates import Tls
 from ckptd.service.gate import Access
+from ckptd.wire.server_tls import Tls
 
 
 def described(access: Access, tls: Tls | None) -> dict[str, object]:

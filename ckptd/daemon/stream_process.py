@@ -24,13 +24,14 @@ from google.rpc import status_pb2
 
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.engine.priority import Priority
-from ckptd.service.certificates import Certificates, Tls
+from ckptd.service.certificates import Certificates
 from ckptd.service.connections import AUTHORITY_GONE, Connections
 from ckptd.service.descriptors import open_files
 from ckptd.service.peer_sockets import Endpoints
 from ckptd.service.refusal_log import network_of
 from ckptd.wire import channels, frames, methods, proxied, status
 from ckptd.wire.addresses import Address
+from ckptd.wire.server_tls import Tls
 
 _BIND_ATTEMPTS = 8
 _GONE = "the daemon behind this stream process is gone"

@@ -10,11 +10,11 @@ from ckptd.access.visits import Visit, Visitor
 from ckptd.daemon.config import Config
 from ckptd.engine.front import Engine
 from ckptd.errors import InvalidRequestError
-from ckptd.service.certificates import Tls
 from ckptd.service.exposure import check_http_exposure
 from ckptd.service.server import Server, ServerOptions
 from ckptd.wire import addresses
 from ckptd.wire.addresses import http_url
+from ckptd.wire.server_tls import Tls
 
 try:
     from ckptd.daemon.measuring import Measuring
@@ -22,7 +22,7 @@ try:
     from ckptd.web.host_names import HostNames
     from ckptd.web.listener import Listener, bind
     from ckptd.web.metrics_page import MetricsPage
-    from ckptd.web.tls import Pem, RenewableTls
+    from ckptd.web.tls import RenewableTls
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] == "ckptd":
         raise
@@ -51,7 +51,7 @@ class Web:
         assert address is not None, "made only where --http is given"
         listening, server.http = bind(address)
         self.url = http_url(server.http)
-        self._tls = None if options.tls is None or not address.secure else RenewableTls(_pem(options.tls))
+        self._tls = None if options.tls is None or not address.secure else RenewableTls(options.tls)
         advertised = [addresses.parse(text).host for text in config.advertise]
         host = socket.gethostname()
         names = HostNames([address.host, host, host.partition(".")[0], config.name or "", *advertised])
@@ -70,7 +70,7 @@ class Web:
     def renew(self, tls: Tls | None) -> None:
         """Use other certificates from the next handshake on. Any thread may call."""
         if self._tls is not None and tls is not None:
-            self._tls.renew(_pem(tls))
+            self._tls.renew(tls)
 
     async def stop(self) -> None:
         """Answer no more."""
@@ -78,10 +78,6 @@ class Web:
             self._looking.cancel()
         self._page.close()
         await asyncio.get_running_loop().run_in_executor(None, self._listener.stop)
-
-
-def _pem(tls: Tls) -> Pem:
-    return Pem(tls.certificate, tls.key, tls.client_ca)
 
 
 @dataclass(frozen=True, slots=True)

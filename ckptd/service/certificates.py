@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 from ckptd.errors import ConflictError
+from ckptd.wire.server_tls import Tls
 
 _CERTIFICATE = re.compile(rb"-----BEGIN [A-Z ]*CERTIFICATE-----(.*?)-----END [A-Z ]*CERTIFICATE-----", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM contents: our certificate chain and key, and the authority whose clients are let in, if any."""
-
-    certificate: bytes = field(repr=False)
-    key: bytes = field(repr=False)
-    client_ca: bytes | None = field(default=None, repr=False)
 
 
 class Certificates:

@@ -25,7 +25,7 @@ from ckptd.service.allowances import Allowances
 from ckptd.service.arena_connection import Lending
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Boundary
-from ckptd.service.certificates import Certificates, Tls
+from ckptd.service.certificates import Certificates
 from ckptd.service.connections import AUTHORITY_GONE, Connections
 from ckptd.service.door import Door
 from ckptd.service.exposure import check_exposure, exposure_warnings
@@ -51,6 +51,7 @@ from ckptd.watch.hub import Hub
 from ckptd.wire import channels, methods, proxied, versions
 from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address, http_url
 from ckptd.wire.channels import ConnectionLife
+from ckptd.wire.server_tls import Tls
 from ckptd.wire.tickets import TICKET_SUFFIX
 
 if TYPE_CHECKING:

@@ -6,18 +6,9 @@ A client may show a certificate and need not: health is told to each, and a toke
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
 
 from ckptd.wire import tls_faults
-
-
-@dataclass(frozen=True, slots=True)
-class Pem:
-    """PEM contents: our certificate chain and key, and the authority of our clients, if they may show certificates."""
-
-    certificate: bytes = field(repr=False)
-    key: bytes = field(repr=False)
-    client_ca: bytes | None = field(default=None, repr=False)
+from ckptd.wire.server_tls import Tls
 
 
 class RenewableTls:
@@ -27,24 +18,24 @@ class RenewableTls:
         context: for the listener, which keeps it: each handshake goes on with the newest one.
     """
 
-    def __init__(self, pem: Pem) -> None:
+    def __init__(self, tls: Tls) -> None:
         """Begin with what was read at the start."""
-        self.context = self._newest = _context(pem)
+        self.context = self._newest = _context(tls)
         self.context.sni_callback = self._use_newest
 
-    def renew(self, pem: Pem) -> None:
+    def renew(self, tls: Tls) -> None:
         """Use others from the next handshake on."""
-        self._newest = _context(pem)
+        self._newest = _context(tls)
 
     def _use_newest(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: object) -> None:
         connection.context = self._newest
 
 
-def _context(pem: Pem) -> ssl.SSLContext:
+def _context(tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    tls_faults.load(context, pem.certificate, pem.key, "the daemon", "--tls-cert and --tls-key")
-    if pem.client_ca is not None:
+    tls_faults.load(context, tls.certificate, tls.key, "the daemon", "--tls-cert and --tls-key")
+    if tls.client_ca is not None:
         context.verify_mode = ssl.CERT_OPTIONAL
-        tls_faults.trust(context, pem.client_ca, "--client-ca")
+        tls_faults.trust(context, tls.client_ca, "--client-ca")
     return context

@@ -14,9 +14,9 @@ import pytest
 import ckptd
 from ckptd.access import policy, tokens
 from ckptd.daemon.identity_records import described, differences
-from ckptd.service.certificates import Tls
 from ckptd.service.gate import Access
 from ckptd.wire import methods
+from ckptd.wire.server_tls import Tls
 from ckptd.wire.v1 import admin_pb2
 from tests.fakes.waiting import eventually
 from tests.unit.daemon.test_audit_log import WAIT_S, are_numbered, records_of, told

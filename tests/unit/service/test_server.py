@@ -10,13 +10,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
-from ckptd.service.certificates import Tls
 from ckptd.service.exposure import check_exposure
 from ckptd.service.flow import Limits
 from ckptd.service.gate import Access
 from ckptd.service.server import ServerOptions
 from ckptd.wire import addresses, chunks, methods, status, versions
 from ckptd.wire.channels import open_channel
+from ckptd.wire.server_tls import Tls
 from ckptd.wire.v1 import admin_pb2
 from tests import seams
 from tests.fakes.access import OPEN

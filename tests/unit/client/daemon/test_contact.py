@@ -25,9 +25,9 @@ from ckptd.errors import (
     UnavailableError,
     VersionMismatchError,
 )
-from ckptd.service.certificates import Tls
 from ckptd.service.server import Server, ServerOptions
 from ckptd.wire import status
+from ckptd.wire.server_tls import Tls
 from tests import seams
 from tests.fakes.access import OPEN
 from tests.fakes.waiting import eventually

@@ -17,11 +17,11 @@ from ckptd.cli import main
 from ckptd.client.paths.environment import address_or_local, given_address
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import InvalidRequestError, NotPermittedError, UnavailableError
-from ckptd.service.certificates import Tls
 from ckptd.service.gate import Access
 from ckptd.service.server import Server, ServerOptions
 from ckptd.storage.locations import open_store
 from ckptd.wire import places
+from ckptd.wire.server_tls import Tls
 from tests import seams
 from tests.unit.client.served import Daemon
 
