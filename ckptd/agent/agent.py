@@ -153,7 +153,8 @@ class Agent:
 
     def _offer(self, saves: Sequence[InMemory]) -> Sequence[str]:
         request = agent_pb2.OfferRequest(agent=life_to_wire(self._calls.life), saves=memories.saves_to_wire(saves))
-        return self._link.call(lambda stubs, s: stubs.agent.Offer(request, timeout=s)).gone  # type: ignore[no-any-return]
+        reply: agent_pb2.OfferReply = self._link.call(lambda stubs, s: stubs.agent.Offer(request, timeout=s))
+        return reply.gone
 
     def _neighbours(self) -> list[Neighbour]:
         request = agent_pb2.NeighboursRequest()

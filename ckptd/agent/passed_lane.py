@@ -174,8 +174,8 @@ class PassedLane:
             except Exception as bug:  # this thread has no caller: the save must not wait for it
                 self._on_failure(CkptdError(f"a bug in ckptd ended the passing on of a lane: {bug!r}"))
                 return
-            if error is None:
-                return
+            if error is None or self._closed is not None:
+                return  # what closed it has ended the call, and knows why
             attempt = attempt + 1 if self._confirmed == confirmed else 0
             if isinstance(error, _FINAL) and not (isinstance(error, CorruptionError) and attempt < len(_PAUSES_S)):
                 self._on_failure(error)

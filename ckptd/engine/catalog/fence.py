@@ -87,14 +87,23 @@ def signature_of(state: bytes | None) -> Signature | None:
     return None
 
 
-def signature_after(state: bytes | None, holder: str, now: float) -> Signature:
+def signature_after(state: bytes | None, holder: str, now: float, life: Life | None = None) -> Signature:
     """Return the signature of an owner that comes after the one of a state file; `now` is wall-clock time.
 
-    If no trace of a former owner is left, the clock makes the new term the higher one.
+    If no trace of a former owner is left, the clock makes the new term the higher one. With `life` the owner is that
+    daemon itself, which opens the run again afterwards: otherwise it would take the run for another's.
     """
     former = signature_of(state)
     term = max(int(now), 1, 0 if former is None else former.term + 1)
-    return Signature(secrets.token_hex(16), holder, term=term)
+    return signed_by(life, holder, term)
+
+
+def signed_by(life: Life | None, holder: str, term: int = 0) -> Signature:
+    """Return the signature of a new owner, one of a daemon's life if there is one."""
+    word = secrets.token_hex(16)
+    if life is None:
+        return Signature(word, holder, term=term)
+    return Signature(life.id + word[len(life.id) :], holder, term=term, since=life.began_at)
 
 
 def unsigned(state: bytes) -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from dataclasses import replace
 
 from ckptd.engine.catalog import commit as durable
 from ckptd.engine.catalog import listed, records
 from ckptd.engine.catalog.commit import OnStep, SeenState
-from ckptd.engine.catalog.fence import Fence, Life, Signature, signature_of, unsigned
+from ckptd.engine.catalog.fence import Fence, Life, Signature, signature_of, signed_by, unsigned
 from ckptd.engine.clock import Clock
 from ckptd.errors import ConflictError, NotFoundError, UnavailableError
 from ckptd.storage.base import Store
@@ -34,10 +33,7 @@ class StateFile:
         self._clock = clock
         self._on_step = on_step
         self._seen = SeenState()
-        word = secrets.token_hex(16)
-        self._me = Signature(word, holder)
-        if life is not None:
-            self._me = Signature(life.id + word[len(life.id) :], holder, since=life.began_at)
+        self._me = signed_by(life, holder)
         self._life = life
         self._num_writes = 0
         self._is_mine = False

@@ -14,7 +14,7 @@ from itertools import compress
 from ckptd.engine.catalog import commit as durable
 from ckptd.engine.catalog import listed, records, reserve, survey
 from ckptd.engine.catalog.commit import SeenState
-from ckptd.engine.catalog.fence import signature_after
+from ckptd.engine.catalog.fence import Life, signature_after
 from ckptd.engine.catalog.flaws import Flaw
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.survey import Found
@@ -51,7 +51,12 @@ class Repaired:
 
 
 def repair(
-    store: Store, directory: str, latest_filename: str = names.STATE_KEY, *, takes_over: bool = False
+    store: Store,
+    directory: str,
+    latest_filename: str = names.STATE_KEY,
+    *,
+    takes_over: bool = False,
+    life: Life | None = None,
 ) -> Repaired:
     """Make the state file of `directory` name only complete checkpoints; durable on return. May be repeated.
 
@@ -61,7 +66,8 @@ def repair(
 
     A damaged epoch and damaged records, which keep a run from being opened, are put aside.
 
-    With `takes_over` the run is taken even if its owner may be alive, as on another host of a bucket.
+    With `takes_over` the run is taken even if its owner may be alive, as on another host of a bucket. `life` is that of
+    the daemon that does this to a run of its own.
 
     Raises:
         NotFoundError: when there is no complete checkpoint; nothing was changed.
@@ -99,7 +105,7 @@ def repair(
         if not reason:
             return Repaired(bool(mended), "", now_listed, tuple(left_out), mended=tuple(mended))
         kept_at = _keep(store, directory, latest_filename, seen)
-        durable.publish(store, key, new.encode() + _signature(store, seen), seen)
+        durable.publish(store, key, new.encode() + _signature(store, seen, life), seen)
         return Repaired(True, reason, now_listed, tuple(left_out), kept_at, tuple(mended))
 
 
@@ -146,12 +152,12 @@ def _with_lifted(state: CheckpointState, lifted: list[Record], ours: dict[str, R
     )
 
 
-def _signature(store: Store, seen: SeenState) -> bytes:
+def _signature(store: Store, seen: SeenState, life: Life | None) -> bytes:
     """Return the line that keeps a former owner out, in a store without locks: its state is outdated."""
     if store.has_locks:
         return b""
     holder = LockHolder.here("ckptd repair").line
-    return signature_after(seen.data, holder, time.time()).encode()
+    return signature_after(seen.data, holder, time.time(), life).encode()
 
 
 def _parse(seen: SeenState, key: str) -> tuple[CheckpointState | None, str]:

@@ -359,7 +359,7 @@ class Coordinator:
         """
         names.check_checkpoint_name(latest_filename)
         with self._runs.kept_closed(run):
-            repaired = repair(self.store, run, latest_filename)
+            repaired = repair(self.store, run, latest_filename, life=self.root.life)
         with self._runs.use(run):  # raises what is still wrong with it
             return repaired
 

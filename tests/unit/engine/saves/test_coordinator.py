@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +14,11 @@ from ckptd.engine.front import Engine
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import Settings
+from ckptd.errors import CorruptionError
+from ckptd.storage.local.shared_directory import SharedDirectory
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.clock import HandClock
-from tests.fakes.job import WAIT_S, Rank
+from tests.fakes.job import WAIT_S, Rank, save_all
 from tests.suites.engine_contract import RUN, EngineContract
 
 
@@ -50,4 +54,26 @@ def test_saves_have_the_order_in_which_they_began_also_if_the_later_one_is_plann
     noted = sorted(records.load(store, RUN).found, key=lambda record: record.sequence)
     assert [record.step for record in noted] == [1, 2]
     assert [each.step for each in survey.list_checkpoints(store, RUN)] == [1, 2]
+    coordinator.close()
+
+
+def test_what_a_daemon_repairs_itself_is_no_other_owners(tmp_path: Path) -> None:
+    store = SharedDirectory(tmp_path)  # without locks: by its signature each owner keeps others out
+    coordinator = Coordinator(store, settings=Settings(undo_s=60.0), clock=HandClock())
+    coordinator.open()
+    rank = Rank(coordinator, 0, 1).join()
+    assert save_all([rank], 1).step == 1
+    coordinator.close()
+    store.replace(f"{RUN}/checkpoint", b"\xff is no state file")
+    coordinator = Coordinator(store, settings=Settings(undo_s=60.0), clock=HandClock())
+    coordinator.open()
+    life = coordinator.root.life
+    assert life is not None
+    coordinator.root.life = replace(life, began_at=life.began_at - 3600.0)  # it has run for an hour
+    with pytest.raises(CorruptionError):
+        coordinator.checkpoints(RUN)
+    assert coordinator.repair(RUN, "checkpoint").is_changed
+    assert [each.step for each in coordinator.checkpoints(RUN)] == [1]
+    rank = Rank(coordinator, 0, 1, life="b").join()
+    assert save_all([rank], 2).step == 2
     coordinator.close()
