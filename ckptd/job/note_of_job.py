@@ -85,7 +85,7 @@ def check_only_first(
                 "--first on one node only, and give another job another --job-dir",
                 key=str(directory),
             )
-        wait.goes_on(lambda note=note: f"the coordinator of another first node, {note.by}, to end")  # type: ignore[misc]
+        wait.goes_on(f"the coordinator of another first node, {note.by}, to end")
         pause()
     with suppress(OSError):
         (directory / NAME).unlink()
@@ -131,5 +131,5 @@ def check_root(directory: Path, root: str, timeout_s: float, pause: Callable[[],
                     expected=f"{note.root}, which {note.by} has",
                     actual=root,
                 )
-            differs.goes_on(lambda note=note: f"the first node of the job, whose --root is {note.root}")  # type: ignore[misc]
+            differs.goes_on(f"the first node of the job, whose --root is {note.root}")
         pause()

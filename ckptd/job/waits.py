@@ -25,9 +25,13 @@ class Wait:
         """Whether the time is up."""
         return self._now() >= self._until
 
-    def goes_on(self, what: Callable[[], str]) -> None:
-        """Tell the user, if it is time to, for what it is."""
+    def goes_on(self, what: str | Callable[[], str]) -> None:
+        """Tell the user, if it is time to, for what it is; a function is called only then."""
         now = self._now()
         if now >= self._tell_at:
             self._tell_at = now + _NOTICE_S
-            _log.warning("waiting for %s; for %.0f s more at most", what(), max(0.0, self._until - now))
+            _log.warning(
+                "waiting for %s; for %.0f s more at most",
+                what if isinstance(what, str) else what(),
+                max(0.0, self._until - now),
+            )

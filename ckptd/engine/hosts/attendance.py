@@ -54,7 +54,9 @@ class Attendance:
     lease_s: float = 15.0
     only_boot: str = ""
     fenced_by: int = 0
-    _places: OrderedDict[str, _Place] = field(default_factory=OrderedDict)  # who was heard longest ago comes first
+    _places: OrderedDict[str, _Place] = field(
+        default_factory=OrderedDict
+    )  # the one that was heard longest ago comes first
     _replaced: OrderedDict[str, AgentLife] = field(default_factory=OrderedDict)  # by incarnation: the later life
     _waiting: dict[str, _Waiting] = field(default_factory=dict)  # by host: the life that waits for its place
 
