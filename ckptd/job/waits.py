@@ -30,8 +30,5 @@ class Wait:
         now = self._now()
         if now >= self._tell_at:
             self._tell_at = now + _NOTICE_S
-            _log.warning(
-                "waiting for %s; for %.0f s more at most",
-                what if isinstance(what, str) else what(),
-                max(0.0, self._until - now),
-            )
+            said = what if isinstance(what, str) else what()
+            _log.warning("waiting for %s; for %.0f s more at most", said, max(0.0, self._until - now))

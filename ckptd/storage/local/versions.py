@@ -3,9 +3,9 @@
 There, locks may be of one host, so comparing an object with what was seen and replacing it cannot be one step by a
 lock. It is one by link(), which succeeds for one of all callers. From its first conditional change on an object
 ``NAME`` has a directory ``.NAME.ckptd-versions``, in which each version is a file named by its number. A change links
-the file of the next number: an owner that finds it taken has lost. Only then is ``NAME`` replaced, for other programs to
-read. A process that is paused between the two and wakes up late may show an older version there; the next that looks, it
-or another owner, shows the newest again.
+the file of the next number: an owner that finds it taken has lost. Only then is ``NAME`` replaced, for other programs
+to read. A process that is paused between the two and wakes up late may show an older version there; the next look, its
+own or another owner's, shows the newest again.
 
 So the newest version is what counts, unless ``NAME`` is a file that is no version and newer: that was written by
 another program. A deletion is a version, too. Directories are opened before each look, as this is when NFS compares
