@@ -34,6 +34,7 @@ from ckptd.service.calls import Call
 from ckptd.service.descriptors import Descriptors
 from ckptd.service.flow import Budgets
 from ckptd.service.intake import Intake
+from ckptd.service.last_words import LastWords
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools, settled, settled_within
 from ckptd.service.presence import Presences, first_of
@@ -100,6 +101,7 @@ class SaveService:
         self._recorder = recorder
         self._descriptors = Descriptors()
         self.presences = Presences(coordinator, pools)
+        self.last_words = LastWords()
         self._openings = Openings(coordinator, pools)
 
     async def join(self, request: save_pb2.JoinRequest, call: Call) -> None:
@@ -238,6 +240,7 @@ class SaveService:
         replies = lanes.assignment_to_wire(declared, self._stream_port(declared, call), differences)
         while (reply := await self._pools.data(lambda: _encoded(next(replies, None)))) is not None:
             await call.write(reply)
+        self.last_words.sent(replace(declared.save, rank=save.rank))
 
     def _stream_port(self, assignment: Assignment, call: Call) -> int:
         sends = any(lane.transport is LaneTransport.STREAM for lane in assignment.lanes)
@@ -267,9 +270,9 @@ class SaveService:
             lane = await self._pools.control(save.run, self._coordinator.lane, save, first.open.shard)
             await call.write(save_pb2.WriteReply(received=lane.received))
             async with Intake(lane, save.run, self._pools, flow, call) as intake:
-                await self._take_chunks(lane, intake, call)
+                await self._take_chunks(lane, intake, call, save)
 
-    async def _take_chunks(self, lane: LaneWriter, intake: Intake, call: Call) -> None:
+    async def _take_chunks(self, lane: LaneWriter, intake: Intake, call: Call, save: SaveRef) -> None:
         chunks = 0
         call.on_pause = lane.excuse
         while (message := await call.read(stall_s=self._flow.limits.stall_s)) is not None:
@@ -280,7 +283,9 @@ class SaveService:
                     await call.write(save_pb2.WriteReply(received=lane.received))
             elif message.WhichOneof("kind") == "end":
                 await intake.drained()
-                await call.write(await self._end_lane(lane, message.end))
+                ended = await self._end_lane(lane, message.end)
+                self.last_words.sent(save)
+                await call.write(ended)
             else:
                 raise InvalidRequestError("after `open`, a Write stream carries chunks and `end`")
         await intake.drained()
@@ -296,6 +301,7 @@ class SaveService:
         save = convert.save_from_wire(request.save)
         wait_s = convert.seconds_from_wire("wait_s", request.wait_s or 0.001, most=MAX_WAIT_S)
         give_up_at = time.monotonic() + wait_s
+        self.last_words.asked(save)
         try:
             outcome = await self._openings.control(save.run, self._coordinator.outcome, save)
         except NotFoundError:

@@ -157,7 +157,7 @@ class Server:
         self._recorder = Recorder(journal)
         self.visitors = Visitors(self._door, self._recorder)
         save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending, self._recorder)
-        self._presences = save.presences
+        self._presences, self._last_words = save.presences, save.last_words
         self._admin = AdminService(
             coordinator, host, self._pools, save.presences, self._allowances, self._recorder, hosts
         )
@@ -322,6 +322,7 @@ class Server:
     async def stop(self) -> None:
         """End all streams, give short answers a moment to go out, and stop. Also after a start that failed."""
         self._ending.set()
+        await self._last_words.settle()
         self._agents.stop()
         await self._readiness.stop()
         self._under_way.stop()
