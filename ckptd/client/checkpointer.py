@@ -11,13 +11,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from ckptd.client import options, process_rank
+from ckptd.client import dropping, options, process_rank
 from ckptd.client.capture.buffers import RoomPool
 from ckptd.client.capture.preparing import Preparation
 from ckptd.client.paths import environment
 from ckptd.client.replicas import check_policy
 from ckptd.client.restoring.restoring import Array
-from ckptd.client.saving import dropping
 from ckptd.client.saving.launching import Launcher
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.stall import Stall

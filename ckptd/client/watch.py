@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
+from ckptd.client import dropping
 from ckptd.engine.checkpoint import Checkpoint
 
 if sys.version_info >= (3, 11):
@@ -139,7 +141,9 @@ class Watch:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        # The collector may come while this thread holds a lock that closing needs. Nothing else refers to this now.
+        if getattr(self, "_source", None) is not None and not self._is_over:
+            dropping.soon(partial(self._watching.__exit__, None, None, None))
 
     def _next(self) -> Checkpoint | None:
         """Wait for the next one; None at the end."""
@@ -147,6 +151,7 @@ class Watch:
             if self._is_over:
                 return None
             if self._source is None:
+                dropping.begin()
                 self._source = self._watching.__enter__()
             source = self._source
         try:

@@ -23,7 +23,7 @@ from ckptd.client.paths.latest import Path, as_text, join
 from ckptd.client.paths.run_place import RunPlace
 from ckptd.client.saving.pending import PendingSave
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
+from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow import restoring
@@ -136,8 +136,7 @@ class CheckpointManager:
             cert=cert,
             key=key,
         )
-        # TensorFlow's manager has no end: it is dropped, and another one takes the directory.
-        self._finalizer = weakref.finalize(self, _close, self._checkpointer)
+        # TensorFlow's manager has no end: it is dropped, and so is this one with it; then another takes the directory.
 
     @property
     def directory(self) -> str:
@@ -292,7 +291,6 @@ class CheckpointManager:
         Raises:
             CkptdError: the error of a save, if it was not raised yet.
         """
-        self._finalizer.detach()
         self._leave_directory()
         self._checkpointer.close()
 
@@ -302,7 +300,6 @@ class CheckpointManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finalizer.detach()
         self._leave_directory()
         self._checkpointer.__exit__(kind, error, trace)
 
@@ -365,11 +362,3 @@ def _call_if_saved(pending: PendingSave, callbacks: Sequence[Callable[..., objec
         _call(callbacks, prefix)
     except Exception:
         log.exception("a callback of the save of %s has failed", prefix)
-
-
-def _close(checkpointer: Checkpointer) -> None:
-    """Leave the run when the manager was dropped. No caller could catch an error, so the log gets it."""
-    try:
-        checkpointer.close()
-    except CkptdError as error:
-        log.warning("a save of a CheckpointManager that was dropped has failed: %s", error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -195,7 +194,6 @@ class CkptdStorageReader(StorageReader):
             self.close()
             reading = Checkpointer(address, run, rank=0, world_size=1, **self._options)
             self._checkpointer = (address, run), reading
-            weakref.finalize(self, reading.close)
         return self._checkpointer[1]
 
     def _agree(self, choice: Any) -> Opened:

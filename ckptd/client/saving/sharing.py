@@ -18,8 +18,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import fields
 from typing import Generic, Protocol, TypeVar
 
+from ckptd.client import dropping
 from ckptd.client.deadline import Deadline
-from ckptd.client.saving import dropping
 from ckptd.engine.identity import RunOptions
 from ckptd.errors import InvalidRequestError
 

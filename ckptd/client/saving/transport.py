@@ -15,7 +15,7 @@ from ckptd.client.capture.buffers import RoomPool
 from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.preparing import Rooms
 from ckptd.client.deadline import Deadline
-from ckptd.client.saving.dropping import Droppable
+from ckptd.client.dropping import Droppable
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
 from ckptd.client.saving.stall import Stall

@@ -182,7 +182,7 @@ def test_writers_above_their_rate_are_delayed_not_aborted_and_others_are_not():
 
 
 def test_honest_calls_are_answered_while_a_large_manifest_is_read(served):
-    num_slices = 200_000
+    num_slices = 1_000_000
     ones = np.ones(num_slices, np.int64)
     zeros = np.zeros(num_slices, np.int64)
     columns = {"sizes": 4 * ones, "lengths_sizes": zeros, "lengths_covered": zeros}

@@ -76,6 +76,11 @@ def begin() -> None:
     _dropped.begin()
 
 
+def soon(work: Callable[[], object]) -> None:
+    """Do `work` in another thread, soon. For the collector: takes no lock. `begin` comes first."""
+    _dropped.queue.put(partial(threads.guarded, work))
+
+
 def follow(owner: object, what: Droppable, wait: Callable[[], None]) -> Callable[[], object]:
     """Drop `what` once `owner` was collected and `wait` has returned; return a function that cancels this.
 
