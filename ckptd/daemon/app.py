@@ -88,7 +88,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
         _log.warning("%s", caveat)
     audit = AuditLog(config.audit_log, required=config.audit_required)
     journal = audit if measuring is None else measuring.journal(audit)
-    role = roles.of(config, options, journal, environ)
+    role = roles.of(config, options, journal, environ, None if measuring is None else measuring.store_meter)
     with _starting(audit, config, options) as is_up:
         role.open()
         with Ticker(role):

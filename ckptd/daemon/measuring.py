@@ -18,6 +18,7 @@ from ckptd.metrics.figures import Figures
 from ckptd.metrics.seen import SeenFigures
 from ckptd.metrics.told import ToldFigures
 from ckptd.service.server import Server
+from ckptd.storage.metered import Meter
 from ckptd.wire import versions
 
 _TURN_S = 0.5
@@ -51,6 +52,11 @@ class Measuring:
             ["state"],
             registry=registry,
         )
+
+    @property
+    def store_meter(self) -> Meter:
+        """What is to be told of requests to the store."""
+        return self._figures.of_store
 
     def journal(self, first: Journal) -> Journal:
         """Return a journal that tells `first`, and then moves the figures."""

@@ -36,6 +36,7 @@ from ckptd.storage.capabilities import FileStore
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
 from ckptd.storage.lock_holder import LockHolder
+from ckptd.storage.metered import Meter
 from ckptd.wire import addresses
 from ckptd.wire.addresses import Address
 from ckptd.wire.credentials import Credentials
@@ -91,8 +92,14 @@ class Role(Protocol):
         """Wait at most so long for saves under way, and end; return whether all were published."""
 
 
-def of(config: Config, options: ServerOptions, journal: Journal, environ: Mapping[str, str]) -> Role:
-    """Return the role that is configured; nothing is opened yet.
+def of(
+    config: Config,
+    options: ServerOptions,
+    journal: Journal,
+    environ: Mapping[str, str],
+    meter: Meter | None = None,
+) -> Role:
+    """Return the role that is configured; nothing is opened yet. `meter` is told of requests to the store.
 
     Raises:
         InvalidRequestError: a setting does not fit the role.
@@ -102,11 +109,11 @@ def of(config: Config, options: ServerOptions, journal: Journal, environ: Mappin
         raise InvalidRequestError("--advertise names an address with its port", actual=str(wrong))
     match config.role:
         case "coordinator":
-            return Coordinating(config, options, journal)
+            return Coordinating(config, options, journal, meter)
         case "agent":
-            return AgentRole(config, options, environ)
+            return AgentRole(config, options, environ, meter)
         case _:
-            return Whole(config, options, journal)
+            return Whole(config, options, journal, meter)
 
 
 def settings_of(config: Config, priority: Priority) -> Settings:
@@ -144,14 +151,14 @@ class Whole:
     hosts: Attending | None = None
     _program = "ckptd serve"
 
-    def __init__(self, config: Config, options: ServerOptions, journal: Journal) -> None:
+    def __init__(self, config: Config, options: ServerOptions, journal: Journal, meter: Meter | None = None) -> None:
         """Open nothing yet."""
         self._config = config
         self._holder = LockHolder.here(self._program, str(options.listen[0])).line
         self._scrub: Scrub | None = None
         self._is_shared = config.role == COORDINATOR and config.shared_directory
         self.engine = Coordinator(
-            open_store(config.root, root_mode=_ROOT_MODE, shared=self._is_shared),
+            open_store(config.root, root_mode=_ROOT_MODE, shared=self._is_shared, meter=meter),
             settings=settings_of(config, options.priority),
             holder=self._holder,
             journal=journal,
@@ -237,11 +244,13 @@ class AgentRole:
 
     hosts: Attending | None = None
 
-    def __init__(self, config: Config, options: ServerOptions, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, options: ServerOptions, environ: Mapping[str, str], meter: Meter | None = None
+    ) -> None:
         """Open nothing yet."""
         self._config, self._options = config, options
         self._host, self._started_by = host_name(config.name, environ), environ.get(STARTED_BY_VARIABLE, "")
-        self._store = open_store(config.root)
+        self._store = open_store(config.root, meter=meter)
         credentials_of(config)  # a file that is missing ends the start, and no later call
         for text in config.coordinator:
             check_address(text)

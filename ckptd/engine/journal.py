@@ -46,6 +46,7 @@ class Measured:
         lag_s: of a save of several ranks: how long after the median the last byte of the slowest came.
         received_bytes: what came here, by the way: ``shm``, ``grpc``.
         stall_s: how long a rank's call of `save` made training stand still, by what it was for.
+        whys: of retention: how often it decided so, by what that rests on (`ckptd.engine.catalog.retention.Why`).
     """
 
     size_bytes: int
@@ -54,6 +55,7 @@ class Measured:
     lag_s: float | None = None
     received_bytes: Mapping[str, int] = field(default_factory=dict)
     stall_s: Mapping[str, float] = field(default_factory=dict)
+    whys: Mapping[str, int] = field(default_factory=dict)
 
 
 _next_act = itertools.count(1).__next__

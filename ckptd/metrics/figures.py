@@ -17,6 +17,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from ckptd.engine.catalog.retention import DROPS, Why
+from ckptd.metrics.of_store import StoreFigures
 from ckptd.metrics.run_labels import MOST_RUNS, RunLabels
 
 DURATION_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -26,8 +28,9 @@ LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 OUTCOMES = ("committed", "aborted", "refused", "failed")
 PHASES = ("declare", "plan", "move", "seal", "commit", "publish")
 PARTS = ("waiting", "preparing", "copying", "declaring")
-PATHS = ("shm", "grpc", "direct")
-REASONS_DELETED = ("retention", "replaced", "other")
+PATHS = ("shm", "grpc")
+KEPT = tuple(why.value for why in Why if why not in DROPS)
+DROPPED = tuple(why.value for why in DROPS)
 DENIED = ("unauthenticated", "forbidden", "revoked")
 FENCED = ("run_lost", "run_taken_back", "evicted")
 
@@ -37,8 +40,10 @@ class Figures:
 
     Attributes:
         registry: has them all.
+        of_store: what the store is requested to do; it is to be told.
         runs: which of them have series of their own.
         phases, paths, parts: the series of durations, received bytes and stalls, by their label.
+        keeps, drops: the series of retention's decisions, by their reason.
     """
 
     def __init__(self, *, version: str, grpc: str, role: str, store: str, most_runs: int = MOST_RUNS) -> None:
@@ -80,7 +85,7 @@ class Figures:
         self.written = Counter("ckptd_written_bytes", "Bytes of committed saves.", ["store"], registry=registry)
         self.decisions = Counter(
             "ckptd_retention_decisions",
-            "Checkpoints that were deleted by no caller, and why.",
+            "What retention decided of checkpoints, and why: keep at each save, drop when one is deleted.",
             ["verdict", "reason"],
             registry=registry,
         )
@@ -111,6 +116,7 @@ class Figures:
             buckets=STALL_S,
             registry=registry,
         )
+        self.of_store = StoreFigures(registry, store)
         self.runs = RunLabels(self._forget, self._begin, most_runs)
         self._begin_shared()
 
@@ -120,8 +126,8 @@ class Figures:
         self.paths = {path: self.received.labels(path) for path in PATHS}
         self.parts = {part: self.stall.labels(part) for part in PARTS}
         self.written.labels(self.store)
-        for reason in REASONS_DELETED:
-            self.decisions.labels("drop", reason)
+        self.keeps = {reason: self.decisions.labels("keep", reason) for reason in KEPT}
+        self.drops = {reason: self.decisions.labels("drop", reason) for reason in DROPPED}
         for where in ("wire", "disk"):
             self.checksum_failures.labels(where)
         for reason in FENCED:

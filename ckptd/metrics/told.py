@@ -23,6 +23,7 @@ class ToldFigures:
         self._figures = figures
         self._by_event: dict[str, Callable[[JournalEntry], None]] = {
             "save": self._save,
+            "keep": self._keep,
             "remove": self._remove,
             "quarantine": self._quarantine,
             "take-over": self._take_over,
@@ -63,13 +64,17 @@ class ToldFigures:
             figures.rank_lag.observe(measured.lag_s, exemplar)
 
     def _remove(self, entry: JournalEntry) -> None:
-        if entry.outcome != DONE:
+        if entry.outcome != DONE or entry.measured is None:
             return
-        reason = str(entry.details.get("reason", ""))
-        known = "retention" if reason.startswith("older than") else "replaced" if "anew" in reason else "other"
-        self._figures.decisions.labels("drop", known).inc()
+        measured = entry.measured()
+        for why, count in measured.whys.items():
+            self._figures.drops[why].inc(count)
+        self._figures.deleted.labels(self._figures.runs.label(entry.run)).inc(measured.size_bytes)
+
+    def _keep(self, entry: JournalEntry) -> None:
         if entry.measured is not None:
-            self._figures.deleted.labels(self._figures.runs.label(entry.run)).inc(entry.measured().size_bytes)
+            for why, count in entry.measured().whys.items():
+                self._figures.keeps[why].inc(count)
 
     def _quarantine(self, entry: JournalEntry) -> None:
         if entry.outcome == DONE:

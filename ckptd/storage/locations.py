@@ -12,7 +12,9 @@ from ckptd.errors import InvalidRequestError
 from ckptd.storage.base import Store
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.shared_directory import SharedDirectory
+from ckptd.storage.local.system_disk import SystemDisk
 from ckptd.storage.memory import MemoryStore
+from ckptd.storage.metered import OF_BUCKET, OF_DISK, Meter, metered, untold
 
 if TYPE_CHECKING:
     from ckptd.storage.bucket.bucket import Bucket
@@ -24,7 +26,13 @@ _MEMORY: dict[str, MemoryStore] = {}
 
 
 def open_store(
-    url: str, *, confined: bool = True, patience_s: float | None = None, root_mode: int = 0o777, shared: bool = False
+    url: str,
+    *,
+    confined: bool = True,
+    patience_s: float | None = None,
+    root_mode: int = 0o777,
+    shared: bool = False,
+    meter: Meter | None = None,
 ) -> Store:
     """Open the store that `url` names: a path, ``file:///path``, ``memory://name``, ``s3://bucket/path``, or what
     fsspec has a package for.
@@ -38,6 +46,7 @@ def open_store(
         root_mode: of a local root, if it has to be created.
         shared: whether other hosts write to that directory as well, see `SharedDirectory`.
         patience_s: how long a server that does not answer is tried again; None is for unattended programs.
+        meter: is told of every request to the disk or the bucket; memory has none.
 
     Raises:
         InvalidRequestError: for an empty URL, a scheme without a store, or an invalid configuration.
@@ -45,7 +54,8 @@ def open_store(
     scheme, rest = _split(url)
     if scheme == "file":
         kind = SharedDirectory if shared else LocalStore
-        return kind(rest, confined=confined, root_mode=root_mode)
+        disk = metered(SystemDisk(), OF_DISK, meter)
+        return kind(rest, disk=disk, confined=confined, root_mode=root_mode)
     if shared:
         check_is_directory(url)
     if scheme == "memory":
@@ -60,7 +70,7 @@ def open_store(
     name, _, root = rest.partition("/")
     if not name:
         raise InvalidRequestError(f"{url!r} names no bucket; pass {scheme}://BUCKET/PATH")
-    return _in_bucket(scheme, name, root, patience_s)
+    return _in_bucket(scheme, name, root, patience_s, meter)
 
 
 def split_prefix(prefix_or_url: str, *, confined: bool = False) -> tuple[Store, str]:
@@ -97,7 +107,7 @@ def is_url(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
-def _in_bucket(scheme: str, name: str, root: str, patience_s: float | None) -> Store:
+def _in_bucket(scheme: str, name: str, root: str, patience_s: float | None, meter: Meter | None) -> Store:
     # Programs that stay on this host need not load the code for buckets.
     from ckptd.storage.bucket.object_store import ObjectStore
 
@@ -108,12 +118,12 @@ def _in_bucket(scheme: str, name: str, root: str, patience_s: float | None) -> S
     if scheme in _S3_SCHEMES:
         from ckptd.storage.bucket.s3_options import open_s3
 
-        bucket = open_s3(name, patience_s)
+        bucket = open_s3(name, patience_s, untold if meter is None else meter.repeated)
     else:
         from ckptd.storage.bucket.fsspec_bucket import open_fsspec
 
         bucket = open_fsspec(scheme, name)
-    return ObjectStore(bucket, "/".join(parts))
+    return ObjectStore(metered(bucket, OF_BUCKET, meter), "/".join(parts))
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from ckptd.storage.bucket.object_store import ObjectStore
 from ckptd.storage.bucket.s3 import S3Bucket
 from ckptd.storage.bucket.s3_requests import Patience, S3Options, S3Requests
 from ckptd.storage.locations import open_store
+from ckptd.storage.metered import Cause, Operation, Result
 from tests.services.faults import (
     ACCESS_DENIED,
     CLOCK_SKEWED,
@@ -46,6 +47,7 @@ from tests.services.faults import (
 from tests.services.front import Front
 from tests.services.s3 import S3Service
 from tests.starts import prepared
+from tests.unit.storage.test_metered import Heard
 
 BIG = 2 * PART_BYTES + 5  # in three parts
 HASTY = Patience(connect_s=10.0, progress_s=3.0, deadline_s=40.0)  # of a server on a busy machine, too
@@ -332,3 +334,19 @@ def test_7_and_22_of_two_coordinators_the_second_wins_and_the_first_is_told(
     commit(second, 3)
     assert ckptd.latest_checkpoint(f"{s3_root}/run") == f"{s3_root}/run/m-3"
     assert first.upkeep.is_fenced
+
+
+def test_a_meter_hears_of_each_request_once_and_of_its_repetitions_by_their_cause(
+    s3_front: Front, s3_service: S3Service, place: str
+) -> None:
+    heard = Heard()
+    store = open_store(f"s3://{s3_service.bucket}/{place}", meter=heard)
+    s3_front.add(SLOW_DOWN, PUT, times=2)
+    s3_front.add(FlipUpload(2), PUT, key="flipped$")
+    store.put("small", b"small")
+    store.put("flipped", b"bytes")
+    with pytest.raises(ConflictError):
+        store.put("small", b"other")
+    assert heard.counts[Operation.PUT, Result.OK] == 2
+    assert heard.counts[Operation.PUT, Result.REFUSED] == 1
+    assert heard.repeats == {Cause.SERVER: 2, Cause.DAMAGED: 1}

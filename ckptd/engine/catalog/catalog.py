@@ -20,12 +20,12 @@ from ckptd.engine.catalog.edits import Edits
 from ckptd.engine.catalog.elsewhere import Elsewhere
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
-from ckptd.engine.catalog.ledger import ConfirmRoot, Ledger, Removal, confirm_nothing, untold_removal
+from ckptd.engine.catalog.ledger import ConfirmRoot, Kept, Ledger, Removal, confirm_nothing, untold_kept, untold_removal
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recoverer import Recoverer
 from ckptd.engine.catalog.recovery import Fate, RecoveryOutcome
-from ckptd.engine.catalog.retention import Action, RetentionPolicy, Verdict
+from ckptd.engine.catalog.retention import Action, RetentionPolicy, Verdict, Why
 from ckptd.engine.catalog.save_keys import SaveKeys
 from ckptd.engine.catalog.survey import latest_checkpoint, list_checkpoints
 from ckptd.engine.catalog.uncommitted import Uncommitted
@@ -66,6 +66,7 @@ class Catalog:
         floor: what the operator keeps whatever the policy says.
         on_step: called before each durable step with its name; for tests.
         removal: told of each checkpoint that is removed by itself, by retention above all.
+        kept: told of what retention leaves in place.
         confirm_root: raises once another coordinator has the root; called before whatever changes the run.
 
     Attributes:
@@ -91,10 +92,11 @@ class Catalog:
         floor: FloorNow = no_floor,
         on_step: OnStep = ignore_step,
         removal: Removal = untold_removal,
+        kept: Kept = untold_kept,
         confirm_root: ConfirmRoot = confirm_nothing,
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
-        ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life, removal, confirm_root)
+        ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life, removal, confirm_root, kept)
         elsewhere = Elsewhere(ledger)
         publishing = Publishing(ledger, floor, elsewhere)
         uncommitted, undo = Uncommitted(ledger, elsewhere), Undo(ledger, undo_s)
@@ -233,7 +235,7 @@ class Catalog:
             if other.dropped and not is_kept and not self._keys.is_there(other.index_key):
                 with suppress(deleting.BeingReadError):  # it goes later, as one that was overwritten
                     # What is left of it would pass for ours.
-                    self._publishing.drop(other, reason="its step is saved anew")
+                    self._publishing.drop(other, reason="its step is saved anew", why=Why.REPLACED)
         present = set(self._keys.like(record.prefix))
         if not self._store.has_locks and record.index_key in present:
             record = replace(record, index_version=self._store.stat(record.index_key).version)
@@ -377,11 +379,13 @@ class Catalog:
                     continue
                 if self._store.location(record.prefix_key) not in settled:
                     is_deleted = record.deleted_at is not None
-                    why = "its deletion can be undone no longer" if is_deleted else "it left the list earlier"
-                    verdicts.append(self._publishing.delete_or_mark(record, why, in_use))
+                    reason = "its deletion can be undone no longer" if is_deleted else "it left the list earlier"
+                    why = Why.UNDO_OVER if is_deleted else Why.LEFT_EARLIER
+                    verdicts.append(self._publishing.delete_or_mark(record, reason, why, in_use))
         except CkptdError as error:
             _log.warning("retention must wait: %s", error)
-            return [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}")]
+            verdicts = [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}", Why.POSTPONED)]
+        ledger.kept([verdict for verdict in verdicts if verdict.action is Action.KEEP or verdict.why is Why.NOT_OURS])
         return verdicts
 
     def next_sweep_at(self) -> float | None:

@@ -6,7 +6,7 @@ write through it, so none removes anything from a run that another owner has tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.listing import ListedEntry, Listing, Style
 from ckptd.engine.catalog.noted import Noted
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.retention import RetentionPolicy
+from ckptd.engine.catalog.retention import RetentionPolicy, Verdict, Why
 from ckptd.engine.catalog.state_file import StateFile
 from ckptd.engine.clock import Clock
 from ckptd.errors import CkptdError, ConflictError, NotFoundError, UnavailableError
@@ -32,9 +32,12 @@ _REMOVING = ("drop.", "sweep.", "delete.index", "undelete.aside", "unlist.")
 _PUBLISHING = ("commit.index", "publish.state", "fence.")
 """The same for what publishes, or takes a run over: before each of these the owner of a root looks at its term."""
 
-Removal = Callable[[Record, str], AbstractContextManager[None]]
+Removal = Callable[[Record, str, Why], AbstractContextManager[None]]
 """Entered when a checkpoint of ours is about to be removed, with the reason, and left when it has been, or has not.
 What it raises before keeps the checkpoint."""
+
+Kept = Callable[[Sequence[Verdict]], None]
+"""Is told what retention has left in place, and why."""
 
 
 ConfirmRoot = Callable[[float], None]
@@ -45,9 +48,13 @@ def confirm_nothing(max_age_s: float) -> None:
     """Pass: nothing but the run itself keeps owners apart."""
 
 
-def untold_removal(record: Record, reason: str) -> AbstractContextManager[None]:
+def untold_removal(record: Record, reason: str, why: Why) -> AbstractContextManager[None]:
     """Notify nothing."""
     return nullcontext()
+
+
+def untold_kept(verdicts: Sequence[Verdict]) -> None:
+    """Notify nothing."""
 
 
 class Ledger:
@@ -64,6 +71,7 @@ class Ledger:
         life: Life | None = None,
         removal: Removal = untold_removal,
         confirm_root: ConfirmRoot = confirm_nothing,
+        kept: Kept = untold_kept,
     ) -> None:
         """Know nothing yet: `Recoverer` reads. `holder` names the owner to processes that are kept out."""
         self.listing = Listing()
@@ -77,7 +85,7 @@ class Ledger:
         self.store = store
         self.run = run
         self.clock = clock
-        self.removal = removal
+        self.removal, self.kept = removal, kept
         self.noted = Noted(store)  # where several owners may write at once
         self._on_step, self._confirm_root = on_step, confirm_root
         self._holder, self._life = holder, life

@@ -19,7 +19,7 @@ from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.listing import Listing, Style
 from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.retention import Action, RetentionPolicy, Rule, Verdict
+from ckptd.engine.catalog.retention import Action, RetentionPolicy, Rule, Verdict, Why
 from ckptd.errors import CkptdError
 
 _log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class Publishing:
         ledger.write_state(staying, Style(policy.rule, relative_paths, preserved), record.save_id)
         ledger.records[record.save_id] = record
         self._pending.append(_Publication(record, decision.verdicts))
+        ledger.kept([verdict for verdict in decision.verdicts if verdict.action is not Action.DROP])
         return decision.mark
 
     def keep_unlisted(self, record: Record) -> Record:
@@ -115,7 +116,7 @@ class Publishing:
             mine = ledger.published_at(verdict.prefix)
             if mine is None:
                 reason = "it left the list, but is not ours to delete"
-                verdicts.append(replace(verdict, action=Action.PRESERVE, reason=reason))
+                verdicts.append(Verdict(verdict.prefix, Action.PRESERVE, reason, Why.NOT_OURS))
             elif mine.save_id == record.save_id:
                 record = replace(
                     record, dropped=verdict.action is Action.DROP, preserved=verdict.action is Action.PRESERVE
@@ -127,12 +128,13 @@ class Publishing:
             else:
                 if mine.saved_at > record.next_keep_at:
                     mine = self._mark_dropped(mine)  # recovery would not dare to delete it without
-                verdicts.append(self.delete_or_mark(mine, verdict.reason, in_use))
+                verdicts.append(self.delete_or_mark(mine, verdict.reason, verdict.why, in_use))
         for other in list(ledger.records.values()):
             if other.prefix == record.prefix and other.sequence < record.sequence and other.published:
                 if record.keeps_replaced and self._keep_aside(other):
                     continue
-                verdicts.append(self.delete_or_mark(other, f"save {record.save_id} replaced it", in_use))
+                reason = f"save {record.save_id} replaced it"
+                verdicts.append(self.delete_or_mark(other, reason, Why.REPLACED, in_use))
                 left = ledger.records.get(other.save_id)
                 if left is not None and left.deleted_at is not None:
                     # It is being read, so it is deleted later. Saving the step again ends the undo nevertheless.
@@ -157,31 +159,31 @@ class Publishing:
         changes = {"dropped": True, "deleted_at": ledger.clock.wall_s(), "kept_until": kept_until}
         return ledger.remember(ledger.note(record, **changes))
 
-    def delete_or_mark(self, record: Record, reason: str, in_use: Collection[str] | None) -> Verdict:
+    def delete_or_mark(self, record: Record, reason: str, why: Why, in_use: Collection[str] | None) -> Verdict:
         """Delete a checkpoint that left the list; if it is being read or cannot be deleted, mark it for later.
 
         Deleting comes first because it needs no room, and marking does.
         """
         prefix = self._ledger.store.location(record.prefix_key)
-        later = "it goes at a later save"
+        later, why_later = "it goes at a later save", Why.POSTPONED
         if in_use is not None and prefix in in_use:
-            later = "it is being read; it goes at a later save"
+            later, why_later = "it is being read; it goes at a later save", Why.IN_USE
         elif in_use is not None:
             try:
-                self.drop(record, reason=reason)
+                self.drop(record, reason=reason, why=why)
             except deleting.BeingReadError:
                 if not record.dropped:  # otherwise it was reported when its turn came
                     _log.info("%s is being read: it is deleted when that has ended", prefix)
-                later = "it is being read; it goes at a later save"
+                later, why_later = "it is being read; it goes at a later save", Why.IN_USE
             except CkptdError as error:
                 if self._ledger.state.is_fenced:
                     raise
                 _log.warning("%s could not be deleted: %s", prefix, error)
                 later = f"it could not be deleted: {error}"
             else:
-                return Verdict(prefix, Action.DROP, reason)
+                return Verdict(prefix, Action.DROP, reason, why)
         self._mark_dropped(record)
-        return Verdict(prefix, Action.KEEP, later)
+        return Verdict(prefix, Action.KEEP, later, why_later)
 
     def _mark_dropped(self, record: Record) -> Record:
         if record.dropped:
@@ -189,7 +191,7 @@ class Publishing:
         self._ledger.on_step("settle.dropped")
         return self._ledger.remember(self._ledger.note(record, dropped=True))
 
-    def drop(self, record: Record, *, reason: str = "", is_unread: bool = False) -> None:
+    def drop(self, record: Record, *, reason: str = "", why: Why = Why.TOO_MANY, is_unread: bool = False) -> None:
         """Delete what is left of a checkpoint that the state file names no more, and forget it; see `deleting.drop`.
 
         The record of one that other hosts wrote stays while a writer that hung may still come to its keys.
@@ -207,7 +209,7 @@ class Publishing:
             def on_step(step: str) -> None:
                 nonlocal is_told
                 if not is_told:  # only now is it sure that nothing reads it
-                    telling.enter_context(ledger.removal(record, reason))
+                    telling.enter_context(ledger.removal(record, reason, why))
                     is_told = True
                 ledger.on_step(step)
 

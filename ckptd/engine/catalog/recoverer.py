@@ -19,7 +19,7 @@ from ckptd.engine.catalog.read_list import ReadList, list_of, read_list
 from ckptd.engine.catalog.records import Record, Records
 from ckptd.engine.catalog.recovery import Fate, Recovery, RecoveryOutcome, SaveFacts
 from ckptd.engine.catalog.rest import RestNote
-from ckptd.engine.catalog.retention import Action, Rule
+from ckptd.engine.catalog.retention import Action, Rule, Why
 from ckptd.engine.catalog.uncommitted import Uncommitted
 from ckptd.engine.catalog.undo import Undo
 from ckptd.errors import CkptdError, StorageFullError
@@ -157,7 +157,7 @@ class Recoverer:
             case Fate.PRESERVE:
                 ledger.remember(ledger.note(record, preserved=True))
             case Fate.DROP:
-                verdict = self._publishing.delete_or_mark(record, reason, in_use)
+                verdict = self._publishing.delete_or_mark(record, reason, Why.RECOVERED, in_use)
                 if verdict.action is Action.KEEP and in_use is not None:
                     fate, reason = Fate.LEAVE, verdict.reason
             case Fate.SET_ASIDE:

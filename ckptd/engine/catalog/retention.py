@@ -118,13 +118,38 @@ class Candidate:
     is_released: bool = False
 
 
+class Why(Enum):
+    """What a verdict rests on. `DROPS` let a checkpoint go, the others keep it."""
+
+    LATEST = "latest"
+    PINNED = "pinned"
+    NEWEST = "newest"  # one of the newest `max_to_keep`
+    KEEPS_ALL = "keeps_all"  # the rule deletes nothing
+    EVERY_HOURS = "every_hours"  # one is kept for good every so many hours
+    ONE_A_SAVE = "one_a_save"  # its turn comes at a later save
+    FORGOTTEN = "forgotten"  # the rule has it in its list no more
+    FLOOR = "floor"  # the operator's policy keeps it
+    NOT_OURS = "not_ours"
+    IN_USE = "in_use"  # it is being read
+    POSTPONED = "postponed"  # the store is not ready for it, or it could not be deleted
+    TOO_MANY = "too_many"  # older than the newest `max_to_keep`
+    REPLACED = "replaced"  # its step was saved anew
+    UNDO_OVER = "undo_over"  # it was deleted, and that can be undone no longer
+    LEFT_EARLIER = "left_earlier"  # it had to go before, and could not
+    RECOVERED = "recovered"  # a crash had interrupted its deletion
+
+
+DROPS = (Why.TOO_MANY, Why.REPLACED, Why.UNDO_OVER, Why.LEFT_EARLIER, Why.RECOVERED)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one checkpoint, and why, in words for people."""
+    """What becomes of one checkpoint, and why; `reason` has that in words for people."""
 
     prefix: str
     action: Action
     reason: str
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,19 +181,20 @@ def decide(policy: RetentionPolicy, candidates: Sequence[Candidate], mark: float
     verdicts = []
     for num_newer, each in zip(range(len(older), 0, -1), older, strict=True):
         if each.pinned:
-            verdicts.append(Verdict(each.prefix, Action.KEEP, "it is pinned"))
+            verdicts.append(Verdict(each.prefix, Action.KEEP, "it is pinned", Why.PINNED))
         elif not each.is_managed:
-            verdicts.append(Verdict(each.prefix, Action.PRESERVE, _why_unmanaged(policy)))
+            verdicts.append(Verdict(each.prefix, Action.PRESERVE, *_why_unmanaged(policy)))
         elif each.prefix not in leaving:
-            verdicts.append(Verdict(each.prefix, Action.KEEP, _why_kept(policy, each, counted, newest)))
+            verdicts.append(Verdict(each.prefix, Action.KEEP, *_why_kept(policy, each, counted, newest)))
         elif leaving[each.prefix].is_kept:
             reason = f"one is kept for good every {policy.keep_checkpoint_every_n_hours:g} hours, and it was due"
-            verdicts.append(Verdict(each.prefix, Action.PRESERVE, reason))
+            verdicts.append(Verdict(each.prefix, Action.PRESERVE, reason, Why.EVERY_HOURS))
         elif why := floor.why_kept(num_newer, newest.saved_at - each.saved_at):
-            verdicts.append(Verdict(each.prefix, Action.KEEP, why))
+            verdicts.append(Verdict(each.prefix, Action.KEEP, why, Why.FLOOR))
         else:
-            verdicts.append(Verdict(each.prefix, Action.DROP, f"older than the newest {policy.max_to_keep}"))
-    return Decision((*verdicts, Verdict(newest.prefix, Action.KEEP, "it is the latest")), mark)
+            reason = f"older than the newest {policy.max_to_keep}"
+            verdicts.append(Verdict(each.prefix, Action.DROP, reason, Why.TOO_MANY))
+    return Decision((*verdicts, Verdict(newest.prefix, Action.KEEP, "it is the latest", Why.LATEST)), mark)
 
 
 def _leaving(
@@ -192,16 +218,21 @@ def _leaving(
     return {each.path: each for each in manager.sweep()}, manager.preserved
 
 
-def _why_kept(policy: RetentionPolicy, each: Candidate, counted: Sequence[Candidate], newest: Candidate) -> str:
+def _why_kept(
+    policy: RetentionPolicy, each: Candidate, counted: Sequence[Candidate], newest: Candidate
+) -> tuple[str, Why]:
     if not policy.max_to_keep:
-        return "max_to_keep is 0: nothing is ever deleted"
+        return _KEEPS_ALL
     place = len(counted) - counted.index(each) + (not newest.pinned)
     if place > policy.max_to_keep:
-        return "one at most leaves per save, as with Saver"
-    return f"one of the newest {policy.max_to_keep}"
+        return "one at most leaves per save, as with Saver", Why.ONE_A_SAVE
+    return f"one of the newest {policy.max_to_keep}", Why.NEWEST
 
 
-def _why_unmanaged(policy: RetentionPolicy) -> str:
+def _why_unmanaged(policy: RetentionPolicy) -> tuple[str, Why]:
     if not policy.max_to_keep:
-        return "max_to_keep is 0: nothing is ever deleted"
-    return "CheckpointManager forgets those that are not newer than the one it kept last"
+        return _KEEPS_ALL
+    return "CheckpointManager forgets those that are not newer than the one it kept last", Why.FORGOTTEN
+
+
+_KEEPS_ALL = "max_to_keep is 0: nothing is ever deleted", Why.KEEPS_ALL

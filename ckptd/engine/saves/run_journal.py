@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recovery import Fate, RecoveryOutcome
+from ckptd.engine.catalog.retention import Verdict, Why
 from ckptd.engine.identity import SaveRef
-from ckptd.engine.journal import DAEMON, DONE, Actor, Journal, JournalEntry, Measured, Reserve
+from ckptd.engine.journal import DAEMON, DONE, Actor, Journal, JournalEntry, Journals, Measured, Reserve
 from ckptd.errors import CkptdError
 from ckptd.format import names
 
@@ -62,14 +65,22 @@ class RunJournal:
             self._causes = before
 
     @contextmanager
-    def removal(self, record: Record, reason: str) -> Iterator[None]:
+    def removal(self, record: Record, reason: str, why: Why) -> Iterator[None]:
         """Tell that a checkpoint is removed in the block, and how that ended.
 
         Raises:
             CkptdError: it must not be removed, as that cannot be recorded.
         """
-        with self._told(self._of_record("remove", record, reason, self._causes, Reserve.ALL)):
+        with self._told(self._of_record("remove", record, reason, self._causes, Reserve.ALL, {why.value: 1})):
             yield
+
+    def kept(self, verdicts: Sequence[Verdict]) -> None:
+        """Tell what retention has left in place, where there are figures."""
+        if verdicts and isinstance(self._journal, Journals):
+            whys = Counter(verdict.why.value for verdict in verdicts)
+            self._journal.ended(
+                JournalEntry("keep", DONE, self._run, is_recorded=False, measured=lambda: Measured(0, whys=whys))
+            )
 
     def recovered(self, outcome: RecoveryOutcome) -> None:
         """Tell what was done about what a crash left."""
@@ -85,7 +96,13 @@ class RunJournal:
             yield
 
     def _of_record(
-        self, event: str, record: Record, reason: str, actors: tuple[Actor, ...], reserve: Reserve
+        self,
+        event: str,
+        record: Record,
+        reason: str,
+        actors: tuple[Actor, ...],
+        reserve: Reserve,
+        whys: Mapping[str, int] = MappingProxyType({}),
     ) -> JournalEntry:
         named = {"prefix": record.prefix, "save_id": record.save_id, "reason": reason}
         return JournalEntry(
@@ -95,7 +112,7 @@ class RunJournal:
             actors=actors or (DAEMON,),
             reserve=reserve,
             details=named,
-            measured=lambda: Measured(record.size_bytes),
+            measured=lambda: Measured(record.size_bytes, whys=whys),
         )
 
     @contextmanager

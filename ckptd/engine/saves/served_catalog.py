@@ -147,6 +147,7 @@ class ServedCatalog:
             floor=self._floor,
             confirm_root=self._confirm_root,
             removal=self._journal.removal,
+            kept=self._journal.kept,
             on_step=lambda step: self.stepped_at.update({step: self._clock.boot_s()}),
         )
 

@@ -16,6 +16,7 @@ from ckptd.errors import InvalidRequestError
 from ckptd.storage.bucket.bucket import Bucket
 from ckptd.storage.bucket.s3 import S3Bucket
 from ckptd.storage.bucket.s3_requests import Patience, S3Options, S3Requests
+from ckptd.storage.metered import OnRepeat, untold
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off", "", "none")
@@ -24,8 +25,10 @@ CLIENT_VARIABLE = "CKPTD_S3_CLIENT"
 """Names the client that makes the requests: "ckptd", our own, or "s3fs"."""
 
 
-def open_s3(name: str, patience_s: float | None = None) -> Bucket:
+def open_s3(name: str, patience_s: float | None = None, on_repeat: OnRepeat = untold) -> Bucket:
     """Return the bucket of that name; nothing is sent yet. See `ckptd.storage.locations.open_store`.
+
+    `on_repeat` is told of each request that is made again.
 
     Raises:
         InvalidRequestError: when the configuration is invalid.
@@ -34,13 +37,14 @@ def open_s3(name: str, patience_s: float | None = None) -> Bucket:
     if client == "s3fs":
         from ckptd.storage.bucket.s3fs_bucket import S3fsBucket
 
-        return S3fsBucket(name, anon=is_anonymous(conf.get("s3", {})))
+        return S3fsBucket(name, anon=is_anonymous(conf.get("s3", {})), on_repeat=on_repeat)
     if client != "ckptd":
         raise InvalidRequestError(f"{CLIENT_VARIABLE} is ckptd or s3fs", actual=client)
     patience = Patience()
     if patience_s is not None:
         patience = Patience(min(patience.connect_s, patience_s), min(patience.progress_s, patience_s), patience_s)
-    return S3Bucket(name, S3Requests(name, options_of(conf.get("s3", {})), patience=patience))
+    options = options_of(conf.get("s3", {}))
+    return S3Bucket(name, S3Requests(name, options, patience=patience, on_repeat=on_repeat))
 
 
 def options_of(configured: Mapping[str, Any]) -> S3Options:

@@ -40,6 +40,7 @@ from ckptd.storage.bucket import s3_errors
 from ckptd.storage.bucket.at_once import AtOnce
 from ckptd.storage.bucket.retrying import Retries
 from ckptd.storage.bucket.s3_connections import Body, Movement, pools
+from ckptd.storage.metered import Cause, OnRepeat, untold
 
 _PIECE_BYTES = 1 << 20  # received at once
 _LARGE_BYTES = 1 << 20  # bodies from this size on take turns where a link is slow
@@ -111,14 +112,20 @@ class S3Requests:
     """Makes requests to one bucket. Any thread may use it."""
 
     def __init__(
-        self, bucket: str, options: S3Options, *, patience: Patience | None = None, num_connections: int = 32
+        self,
+        bucket: str,
+        options: S3Options,
+        *,
+        patience: Patience | None = None,
+        num_connections: int = 32,
+        on_repeat: OnRepeat = untold,
     ) -> None:
         """Find out where the bucket is and which credentials to use; nothing is sent yet.
 
         Raises:
             InvalidRequestError: when the configuration makes no sense.
         """
-        self._options = options
+        self._options, self._on_repeat = options, on_repeat
         self._patience = patience or Patience()
         self._lock = threading.Lock()
         try:
@@ -184,12 +191,15 @@ class S3Requests:
                     raise expired.error from None
                 is_renewed = True
                 self._renew()
+                self._on_repeat(Cause.CREDENTIALS)
             except CorruptionError:
                 num_damaged += 1
                 if not body or num_damaged == _MOST_DAMAGED:
                     raise
+                self._on_repeat(Cause.DAMAGED)
             except UnavailableError as error:
                 retries.pause(error)
+                self._on_repeat(_cause_of(error))
                 if isinstance(error.__cause__, _TIMEOUTS):
                     patience = self._patience.longer_than(patience, retries.left_s)
         raise AssertionError("the loop above has no end")
@@ -325,6 +335,12 @@ def _proxy_for(url: str) -> str | None:
     if host in ("localhost", "::1") or host.startswith("127.") or proxy_bypass(host):
         return None
     return getproxies().get(where.scheme)
+
+
+def _cause_of(error: UnavailableError) -> Cause:
+    if isinstance(error.__cause__, _TIMEOUTS):
+        return Cause.TIMEOUT
+    return Cause.SERVER if error.__cause__ is None else Cause.CONNECTION
 
 
 def _reason_of(error: BaseException) -> str:

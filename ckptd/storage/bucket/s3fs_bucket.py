@@ -31,6 +31,7 @@ from ckptd.storage.base import Buffer
 from ckptd.storage.bucket import s3_errors
 from ckptd.storage.bucket.bucket import Head, Upload, UploadedPart, scatter
 from ckptd.storage.bucket.retrying import Retries
+from ckptd.storage.metered import Cause, OnRepeat, untold
 
 _DELETED_AT_ONCE = 1000
 _DEADLINE_S = 60.0  # how long a request is repeated
@@ -39,7 +40,7 @@ _DEADLINE_S = 60.0  # how long a request is repeated
 class S3fsBucket:
     """See `ckptd.storage.bucket.bucket.Bucket`."""
 
-    def __init__(self, name: str, *, anon: bool = False) -> None:
+    def __init__(self, name: str, *, anon: bool = False, on_repeat: OnRepeat = untold) -> None:
         """Nothing is sent yet. With `anon` requests are not signed."""
         options = {**conf.get("s3", {}), "anon": anon, "use_listings_cache": False, "skip_instance_cache": True}
         try:
@@ -51,7 +52,7 @@ class S3fsBucket:
         self.unfenced: str | None = None
         self.verifies_writes = True
         self.keeps_metadata = True
-        self._name = name
+        self._name, self._on_repeat = name, on_repeat
 
     def put(
         self,
@@ -214,6 +215,7 @@ class S3fsBucket:
                 return _translated(key or "", lambda: self._files.call_s3(method, Bucket=self._name, **wanted))
             except UnavailableError as error:  # s3fs tries some errors again, and not all that may pass
                 retries.pause(error)
+                self._on_repeat(Cause.SERVER)
 
 
 def _translated(key: str, act: Callable[[], Any]) -> Any:

@@ -57,7 +57,12 @@ def test_saves_that_succeed_and_fail_retention_and_what_is_stored(serve, monkeyp
     assert 0 < spent == pytest.approx(now[("save_duration_seconds_sum", "runs/a")], rel=1e-6)
     assert now[("received_bytes_total", "shm")] + now[("received_bytes_total", "grpc")] == 12000
     assert now[("written_bytes_total", "file")] == 12000
-    assert now[("retention_decisions_total", "drop", "retention")] == 1
+    assert now[("retention_decisions_total", "drop", "too_many")] == 1
+    kept = {key[2]: value for key, value in now.items() if key[:2] == ("retention_decisions_total", "keep") and value}
+    assert kept == {"latest": 3, "newest": 2}
+    for operation in ("write", "fsync", "rename", "delete"):
+        assert now[("store_operations_total", operation, "ok", "file")] > 0
+        assert now[("store_operation_duration_seconds_count", operation, "file")] > 0
     stalls = {key[1]: value for key, value in now.items() if key[0] == "client_stall_seconds_count"}
     assert stalls == dict.fromkeys(("waiting", "preparing", "copying", "declaring"), 3)
     assert now[("client_stall_seconds_sum", "copying")] > 0

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
 
+from ckptd.engine.catalog.retention import DROPS, Why
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.journal import Actor, JournalEntry, Journals, Measured
@@ -79,7 +80,7 @@ def test_a_committed_save_moves_its_figures():
     assert told["ckptd_save_duration_seconds_sum"][("r",)] == 2.0
     assert told["ckptd_save_phase_duration_seconds_sum"][("move",)] == 1.0
     assert told["ckptd_rank_lag_seconds_sum"][()] == 0.4
-    assert told["ckptd_received_bytes_total"] == {("shm",): 400, ("grpc",): 100, ("direct",): 0}
+    assert told["ckptd_received_bytes_total"] == {("shm",): 400, ("grpc",): 100}
     assert told["ckptd_written_bytes_total"] == {("file",): 500}
 
 
@@ -109,13 +110,20 @@ def test_one_that_came_to_nothing_is_never_counted_as_saved(error, outcome):
 
 def test_what_retention_removes_by_its_reason_and_what_a_caller_was_refused():
     told = Told()
-    told.tell("remove", reason="older than the newest 2", measured=Measured(7))
-    told.tell("remove", reason="its step is saved anew", measured=Measured(5))
-    told.tell("remove", "failed", reason="older than the newest 2", measured=Measured(9))
-    assert told["ckptd_retention_decisions_total"] == {
-        ("drop", "retention"): 1,
+    told.tell("keep", measured=Measured(0, whys={"latest": 1, "newest": 2}))
+    told.tell("remove", measured=Measured(7, whys={"too_many": 1}))
+    told.tell("remove", measured=Measured(5, whys={"replaced": 1}))
+    told.tell("remove", "failed", measured=Measured(9, whys={"too_many": 1}))
+    counts = told["ckptd_retention_decisions_total"]
+    assert {verdict: {reason for each, reason in counts if each == verdict} for verdict in ("keep", "drop")} == {
+        "keep": {why.value for why in Why if why not in DROPS},
+        "drop": {why.value for why in DROPS},
+    }
+    assert {key: count for key, count in counts.items() if count} == {
+        ("keep", "latest"): 1,
+        ("keep", "newest"): 2,
+        ("drop", "too_many"): 1,
         ("drop", "replaced"): 1,
-        ("drop", "other"): 0,
     }
     assert told["ckptd_deleted_bytes_total"][("r",)] == 12
     told.tell("refusal", "refused", actors=(Actor(""),), not_recorded=4)
@@ -249,7 +257,7 @@ def test_there_are_so_many_series_and_no_label_that_has_no_bound(num_runs, most)
     assert not labels & FORBIDDEN
     assert labels <= {
         *("run", "role", "store", "path", "outcome", "phase", "reason", "verdict", "where", "state", "le"),
-        *("version", "python", "grpc", "part"),
+        *("version", "python", "grpc", "part", "op"),
     }
     assert all(family.documentation for family in families)
     total = sum(s.value for s in ours if s.name == "ckptd_saves_total" and math.isfinite(s.value))
