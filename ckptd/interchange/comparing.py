@@ -6,6 +6,7 @@ Equal means equal as numbers: -0.0 equals 0.0, and a NaN equals a NaN at the sam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -113,7 +114,7 @@ def _compare(name: str, a: TensorSource, b: TensorSource, values: bool, passed: 
     facts_a, facts_b = a.facts(name), b.facts(name)
     if not values or facts_a.shape != facts_b.shape or not _are_comparable(facts_a, facts_b):
         return Change(name, facts_a, facts_b, None)
-    tally = _Tally(is_number=bool(facts_a.dtype and facts_a.dtype.width))
+    tally = Tally(is_number=bool(facts_a.dtype and facts_a.dtype.width))
     for part_a, part_b in _pairs(a.stream(name), b.stream(name)):
         tally.take(part_a, part_b)
         passed(part_a.nbytes + part_b.nbytes if tally.is_number else 0)
@@ -151,10 +152,15 @@ def _pairs(a: Iterator[Array], b: Iterator[Array]) -> Iterator[tuple[Array, Arra
             pass
 
 
-class _Tally:
-    """Adds up differences."""
+class Tally:
+    """Adds up differences between two tensors, part by part.
+
+    Attributes:
+        num_elements: how many were compared.
+    """
 
     def __init__(self, is_number: bool) -> None:
+        """Begin with none; elements that are no numbers are only equal or not."""
         self.is_number = is_number
         self.num_elements = 0
         self._num_different = 0
@@ -162,6 +168,7 @@ class _Tally:
         self._num_compared = 0
         self._max = 0.0
         self._sum = 0.0
+        self._squares = 0.0
 
     def take(self, a: Array, b: Array) -> None:
         """Add two parts of equal length."""
@@ -185,6 +192,15 @@ class _Tally:
         apart = _distance(left[chosen], right[chosen])
         self._max = max(self._max, float(apart.max()))
         self._sum += float(apart.sum())
+        with np.errstate(over="ignore"):
+            self._squares += float(np.dot(apart, apart))
+
+    @property
+    def rms(self) -> float | None:
+        """The root of the mean square difference, as `Values.mean_abs` counts; None for what is no number."""
+        if not self.is_number:
+            return None
+        return math.sqrt(self._squares / self._num_compared) if self._num_compared else 0.0
 
     def result(self) -> Values:
         """Return the result."""

@@ -154,6 +154,13 @@ class Bundle:
         """
         return self.read_many([Wanted(name, box, into)])[0]
 
+    def read_exactly(self, name: str, box: Box) -> Array:
+        """Read one box, and of the stored pieces nothing but the box, although reading around it may be faster.
+
+        Only a piece that is in the box as a whole is checked. See `read`.
+        """
+        return self._read_many([Wanted(name, box)], thorough=False, exactly=True)[0]
+
     def read_many(self, wanted: Iterable[Wanted], *, thorough: bool = False) -> list[Array]:
         """Read several boxes at once, in order; several threads share the work. See `read`.
 
@@ -172,7 +179,7 @@ class Bundle:
             self._objects = beneath(self._objects)
         return self._read_many(requests, thorough)
 
-    def _read_many(self, requests: Sequence[Wanted], thorough: bool) -> list[Array]:
+    def _read_many(self, requests: Sequence[Wanted], thorough: bool, exactly: bool = False) -> list[Array]:
         small = self._find_small(requests) if len(requests) >= _MANY else None
         arrays = {} if small is None else small.arrays
         found = {at: self._find(one) for at, one in enumerate(requests) if at not in arrays}
@@ -180,7 +187,7 @@ class Bundle:
             small.carry_out()
         if found:
             fetch = Fetch(self._objects, self.shard_key, self.index.big_endian)
-            fetch.carry_out(read for one in found.values() for read in self._plan(one, thorough))
+            fetch.carry_out(read for one in found.values() for read in self._plan(one, thorough, exactly))
         return [arrays[at] if at in arrays else found[at].out for at in range(len(requests))]
 
     def shard_size(self, shard: int) -> int:
@@ -296,7 +303,7 @@ class Bundle:
             )
         return pieces
 
-    def _plan(self, found: _Found, thorough: bool) -> Iterator[PieceRead]:
+    def _plan(self, found: _Found, thorough: bool, exactly: bool) -> Iterator[PieceRead]:
         tensor, box, out = found.tensor, found.box, found.out
         width = tensor.dtype.width
         for piece in found.pieces:
@@ -306,7 +313,8 @@ class Bundle:
             common = piece.box.intersect(box)
             assert common is not None  # `_pieces` took only those that have elements of the box
             start = tuple(n - base for n, base in zip(common.start, piece.box.start, strict=True))
-            covering = widen(piece.box.shape, Box(start, common.shape), width, self._objects.access.gap_bytes)
+            gap_bytes = 0 if exactly else self._objects.access.gap_bytes
+            covering = widen(piece.box.shape, Box(start, common.shape), width, gap_bytes)
             if thorough and piece.size <= max(MOST_TO_CHECK * common.num_elements * width, SHORT_BYTES):
                 covering = Box.whole(piece.box.shape)
             cut = list(blocks(piece.box.shape, covering, width, BLOCK_BYTES))

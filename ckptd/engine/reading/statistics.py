@@ -98,6 +98,30 @@ def statistics(parts: Iterable[Array]) -> Statistics:
     return Statistics(count, nans, infinities, zeros, min(lows), max(highs), mean, deviation)
 
 
+def joined(figures: Iterable[Statistics]) -> Statistics:
+    """Return the statistics of several sets of values together, from those of each."""
+    count = nans = infinities = zeros = num_finite = 0
+    lows: list[float | int] = []
+    highs: list[float | int] = []
+    mean = squares = 0.0
+    for each in figures:
+        count, nans, infinities = count + each.count, nans + each.nans, infinities + each.infinities
+        zeros += each.zeros
+        if each.minimum is None or each.maximum is None or each.mean is None or each.deviation is None:
+            continue
+        lows.append(each.minimum)
+        highs.append(each.maximum)
+        delta, total = each.mean - mean, num_finite + each.num_finite
+        mean += delta * each.num_finite / total
+        squares += each.deviation * each.deviation * each.num_finite
+        if num_finite:
+            squares += delta * delta * num_finite * each.num_finite / total
+        num_finite = total
+    if not num_finite:
+        return Statistics(count, nans, infinities, zeros, None, None, None, None)
+    return Statistics(count, nans, infinities, zeros, min(lows), max(highs), mean, math.sqrt(squares / num_finite))
+
+
 def histogram(parts: Iterable[Array], known: Statistics, num_bins: int = 20) -> Histogram | None:
     """Count the finite values that come in `parts` in bins of equal width; None when there is nothing to count.
 
