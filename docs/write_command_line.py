@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from ckptd.cli.main import cli
+from ckptd.cli.main import GROUPS, cli
 
 PAGE = Path(__file__).with_name("command-line.md")
 
@@ -63,19 +63,20 @@ def _body(command: click.Command, ctx: click.Context) -> Iterator[str]:
     if rows:
         yield "| option | what it does |\n|---|---|\n" + "".join(rows)
     if isinstance(command, click.Group):
-        subcommands = (
-            (name, command.get_command(ctx, name)) for name in command.list_commands(ctx)
-        )
-        names = [
-            f"{ctx.command_path} {name}"
-            for name, one in subcommands
-            if one is not None and not one.hidden
+        subcommands = {
+            name: command.get_command(ctx, name) for name in command.list_commands(ctx)
+        }
+        shown = [
+            name for name, one in subcommands.items() if one is not None and not one.hidden
         ]
-        yield (
-            "Commands: "
-            + ", ".join(f"[`{name}`](#{name.replace(' ', '-')})" for name in names)
-            + ".\n"
-        )
+        groups = GROUPS if command is cli else {"Commands": shown}
+        for title, names in groups.items():
+            links = (f"{ctx.command_path} {name}" for name in names if name in shown)
+            yield (
+                f"{title}: "
+                + ", ".join(f"[`{name}`](#{name.replace(' ', '-')})" for name in links)
+                + ".\n"
+            )
     elif command.epilog:
         yield from _prose(command.epilog)
 

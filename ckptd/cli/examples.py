@@ -65,6 +65,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ckptd status", "of the local daemon"),
         ("ckptd status grpcs://trainer-0:7070 --ca ca.pem --token-file token", "of another host's"),
     ),
+    "history": (
+        ("ckptd history runs/mnist", "of a run of the local daemon"),
+        (f"ckptd history {_RUN} --most 0", "all that is kept, without a daemon"),
+        ("ckptd history runs/mnist --json | jq '.saves[] | select(.outcome != \"committed\")'", "what failed, and why"),
+    ),
     "health": (
         ("ckptd health unix:///run/ckptd/ckptd.sock", "what a container engine runs every few seconds"),
         ("ckptd health && echo it serves", "of the local daemon"),

@@ -33,39 +33,57 @@ class Listed:
     summary: str
 
 
-COMMANDS = {
-    "serve": Listed("ckptd.cli.serve", "Run the daemon."),
-    "run": Listed("ckptd.cli.run", "Run a command that trains, with the daemons that it saves through."),
-    "demo": Listed("ckptd.cli.demo", "Train, kill a worker in the middle of a save, and recover: all of it in action."),
-    "ls": Listed("ckptd.cli.ls", "List the checkpoints in a directory."),
-    "show": Listed("ckptd.cli.show", "Describe a checkpoint: its tensors and its shards."),
-    "cat": Listed("ckptd.cli.cat", "Print the values of tensors."),
-    "verify": Listed("ckptd.cli.verify", "Read everything back and check it."),
-    "latest": Listed("ckptd.cli.latest", "Print the prefix of the newest checkpoint."),
-    "cp": Listed("ckptd.cli.cp", "Copy a checkpoint, checked on the way, perhaps in other shards."),
-    "export": Listed("ckptd.cli.export", "Write a checkpoint as a safetensors or npz file."),
-    "import": Listed("ckptd.cli.import_", "Write a safetensors or npz file as a checkpoint."),
-    "freeze": Listed("ckptd.cli.freeze", "Write a graph and its checkpoint as one file of constants, for TensorFlow."),
-    "diff": Listed("ckptd.cli.diff", "Compare two checkpoints, or files: what changed, and by how much."),
-    "watch": Listed("ckptd.cli.watch", "Report each new checkpoint, and run a command for it."),
-    "status": Listed("ckptd.cli.status", "Show what a daemon is doing."),
-    "health": Listed("ckptd.cli.health", "Check whether a daemon takes saves, by exit code."),
-    "evict": Listed("ckptd.cli.evict", "Free the place that a hung process holds in a run."),
-    "token": Listed("ckptd.cli.token", "Make, list and revoke the tokens of a daemon."),
-    "policy": Listed("ckptd.cli.policy", "Check the policy of a daemon, and print its rights by identity."),
-    "certs": Listed("ckptd.cli.certs", "Make certificates: an authority, the daemon's, and clients'."),
-    "inspect": Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
-    "prune": Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),
-    "pin": Listed("ckptd.cli.pin", "Keep a checkpoint whatever retention says."),
-    "unpin": Listed("ckptd.cli.unpin", "Undo a pin: retention counts the checkpoint again."),
-    "rm": Listed("ckptd.cli.rm", "Delete one checkpoint."),
-    "undelete": Listed("ckptd.cli.undelete", "Bring back a recently deleted checkpoint."),
-    "repair": Listed("ckptd.cli.repair", "Rebuild a lost or malformed state file."),
-    "doctor": Listed("ckptd.cli.doctor", "Test whether checkpoints are safe in a directory or bucket."),
-    "bench": Listed("ckptd.cli.bench", "Measure disk and memory, saves and restores, and what bounds them."),
-    "completion": Listed("ckptd.cli.completion", "Print the script with which a shell completes command lines."),
-    "schema": Listed("ckptd.cli.schema", "Print the JSON Schema of a command's --json."),
+GROUPS: dict[str, dict[str, Listed]] = {
+    "Start here": {
+        "demo": Listed("ckptd.cli.demo", "Train, kill a worker amid a save, and recover: all of it in action."),
+        "run": Listed("ckptd.cli.run", "Run a command that trains, with the daemons that it saves through."),
+        "ls": Listed("ckptd.cli.ls", "List the checkpoints in a directory."),
+    },
+    "Run a daemon, and see what it does": {
+        "serve": Listed("ckptd.cli.serve", "Run the daemon."),
+        "status": Listed("ckptd.cli.status", "Show what a daemon is doing."),
+        "history": Listed("ckptd.cli.history", "List past saves: outcome, stall, what held them up."),
+        "health": Listed("ckptd.cli.health", "Check whether a daemon takes saves, by exit code."),
+        "evict": Listed("ckptd.cli.evict", "Free the place that a hung process holds in a run."),
+    },
+    "Look into checkpoints": {
+        "show": Listed("ckptd.cli.show", "Describe a checkpoint: its tensors and its shards."),
+        "cat": Listed("ckptd.cli.cat", "Print the values of tensors."),
+        "latest": Listed("ckptd.cli.latest", "Print the prefix of the newest checkpoint."),
+        "watch": Listed("ckptd.cli.watch", "Report each new checkpoint, and run a command for it."),
+        "verify": Listed("ckptd.cli.verify", "Read everything back and check it."),
+        "diff": Listed("ckptd.cli.diff", "Compare two checkpoints, or files: what changed, and by how much."),
+        "inspect": Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
+    },
+    "Copy and convert": {
+        "cp": Listed("ckptd.cli.cp", "Copy a checkpoint, checked on the way, perhaps in other shards."),
+        "export": Listed("ckptd.cli.export", "Write a checkpoint as a safetensors or npz file."),
+        "import": Listed("ckptd.cli.import_", "Write a safetensors or npz file as a checkpoint."),
+        "freeze": Listed("ckptd.cli.freeze", "Write a graph and its checkpoint as one file, for TensorFlow."),
+    },
+    "Keep and delete": {
+        "prune": Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),
+        "pin": Listed("ckptd.cli.pin", "Keep a checkpoint whatever retention says."),
+        "unpin": Listed("ckptd.cli.unpin", "Undo a pin: retention counts the checkpoint again."),
+        "rm": Listed("ckptd.cli.rm", "Delete one checkpoint."),
+        "undelete": Listed("ckptd.cli.undelete", "Bring back a recently deleted checkpoint."),
+        "repair": Listed("ckptd.cli.repair", "Rebuild a lost or malformed state file."),
+    },
+    "Identities": {
+        "token": Listed("ckptd.cli.token", "Make, list and revoke the tokens of a daemon."),
+        "policy": Listed("ckptd.cli.policy", "Check the policy of a daemon, and print its rights by identity."),
+        "certs": Listed("ckptd.cli.certs", "Make certificates: an authority, the daemon's, and clients'."),
+    },
+    "Test a place, and help": {
+        "doctor": Listed("ckptd.cli.doctor", "Test whether checkpoints are safe in a directory or bucket."),
+        "bench": Listed("ckptd.cli.bench", "Measure disk and memory, saves and restores, and what bounds them."),
+        "completion": Listed("ckptd.cli.completion", "Print the script with which a shell completes command lines."),
+        "schema": Listed("ckptd.cli.schema", "Print the JSON Schema of a command's --json."),
+    },
 }
+"""The commands by what they are for, in the order in which people need them."""
+
+COMMANDS = {name: listed for group in GROUPS.values() for name, listed in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -99,9 +117,11 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from their table, without importing one."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, listed.summary) for name, listed in COMMANDS.items()])
+        """List the commands from their table, without importing one; each summary begins in the same column."""
+        width = max(map(len, COMMANDS))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), listed.summary) for name, listed in group.items()])
 
 
 def _debug_option() -> click.Option:

@@ -27,8 +27,9 @@ from ckptd.daemon.audit_log import AuditLog
 from ckptd.daemon.config import Config
 from ckptd.daemon.hangups import Hangups
 from ckptd.daemon.roles import Role
-from ckptd.engine.journal import Journal, JournalEntry, Reserve
+from ckptd.engine.journal import Journal, JournalEntry, Journals, Reserve
 from ckptd.engine.priority import Priority
+from ckptd.engine.saves.history import History
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
 from ckptd.service.exposure import check_exposure, check_http_exposure, exposure_warnings
 from ckptd.service.flow import Limits
@@ -87,12 +88,35 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     if caveat := options.priority.caveat():
         _log.warning("%s", caveat)
     audit = AuditLog(config.audit_log, required=config.audit_required)
-    journal = audit if measuring is None else measuring.journal(audit)
+    history = None if config.role == roles.AGENT else History()  # of many hosts the coordinator keeps it
+    journal = _journal(audit, measuring, history)
     role = roles.of(config, options, journal, environ, None if measuring is None else measuring.store_meter)
     with _starting(audit, config, options) as is_up:
         role.open()
-        with Ticker(role):
-            return asyncio.run(_serve(role, options, config, audit, journal, measuring, is_up, seen, allowed, exposed))
+        with Ticker(role), _kept(history, role):
+            return asyncio.run(
+                _serve(role, options, config, audit, journal, measuring, history, is_up, seen, allowed, exposed)
+            )
+
+
+@contextlib.contextmanager
+def _kept(history: History | None, role: Role) -> Iterator[None]:
+    """Keep the history of saves in the store while the block runs."""
+    if history is None:
+        yield
+        return
+    history.begin(role.engine.store)
+    try:
+        yield
+    finally:
+        history.close()
+
+
+def _journal(audit: AuditLog, measuring: Measuring | None, history: History | None) -> Journal:
+    others = [] if history is None else [history]
+    if measuring is not None:
+        return measuring.journal(audit, *others)
+    return Journals(audit, *others) if others else audit
 
 
 @contextlib.contextmanager
@@ -170,6 +194,7 @@ async def _serve(
     audit: AuditLog,
     journal: Journal,
     measuring: Measuring | None,
+    history: History | None,
     is_up: Callable[[Sequence[str]], None],
     seen: identity_files.Signature,
     open_files: int,
@@ -181,7 +206,7 @@ async def _serve(
     # From here on a signal ends us in order, also one that comes before we are ready.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, endings.put_nowait, number.name)
-    server = Server(role.engine, options, journal, role.hosts)
+    server = Server(role.engine, options, journal, role.hosts, history)
     web: Web | None = None
 
     def use_identities(access: Access, tls: Tls | None, problems: Sequence[str]) -> None:

@@ -58,9 +58,9 @@ class Measuring:
         """What is to be told of requests to the store."""
         return self._figures.of_store
 
-    def journal(self, first: Journal) -> Journal:
-        """Return a journal that tells `first`, and then moves the figures."""
-        return Journals(first, ToldFigures(self._figures))
+    def journal(self, first: Journal, *others: Journal) -> Journal:
+        """Return a journal that tells `first`, then moves the figures, and then tells `others`."""
+        return Journals(first, ToldFigures(self._figures), *others)
 
     def look_at(self, engine: Engine, server: Server) -> None:
         """Show what is in an engine's memory at each scrape, and the shared memory that a server lends."""

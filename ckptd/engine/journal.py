@@ -47,6 +47,9 @@ class Measured:
         received_bytes: what came here, by the way: ``shm``, ``grpc``.
         stall_s: how long a rank's call of `save` made training stand still, by what it was for.
         whys: of retention: how often it decided so, by what that rests on (`ckptd.engine.catalog.retention.Why`).
+        world_size: how many ranks a save has.
+        slowest_rank: the one whose last byte came last; None where no byte came.
+        last_to_declare: the rank that was the last to declare a save.
     """
 
     size_bytes: int
@@ -56,6 +59,9 @@ class Measured:
     received_bytes: Mapping[str, int] = field(default_factory=dict)
     stall_s: Mapping[str, float] = field(default_factory=dict)
     whys: Mapping[str, int] = field(default_factory=dict)
+    world_size: int = 0
+    slowest_rank: int | None = None
+    last_to_declare: int | None = None
 
 
 _next_act = itertools.count(1).__next__
@@ -99,6 +105,22 @@ class JournalEntry:
         """Return the entry that tells how it ended; `details` are added."""
         told = {**self.details, **(details or {})}
         return replace(self, outcome=outcome, details=told, measured=measured or self.measured)
+
+
+_REFUSALS = frozenset({"ConflictError", "InvalidRequestError", "NotPermittedError", "NotNowError", "EvictedError"})
+
+
+def outcome_of_save(entry: JournalEntry) -> str:
+    """Say how a save ended: ``committed``, ``refused``, as it must not begin, ``aborted``, or ``failed``.
+
+    An aborted one could not succeed, as a rank was lost, late or gave up; one that failed was let down by the store.
+    """
+    error = str(entry.details.get("error", ""))
+    if entry.outcome == "committed":
+        return entry.outcome
+    if error in _REFUSALS:
+        return "refused"
+    return "aborted" if error == "SessionAbortedError" else "failed"
 
 
 class Journal(Protocol):

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ckptd.engine.journal import BEGUN, DONE, JournalEntry
+from ckptd.engine.journal import BEGUN, DONE, JournalEntry, outcome_of_save
 from ckptd.metrics.figures import Figures
-
-_REFUSALS = frozenset({"ConflictError", "InvalidRequestError", "NotPermittedError", "NotNowError", "EvictedError"})
 
 
 class ToldFigures:
@@ -46,7 +44,7 @@ class ToldFigures:
         figures = self._figures
         run, exemplar = figures.runs.label(entry.run), {"save_id": str(entry.details.get("save_id", ""))}
         error = str(entry.details.get("error", ""))
-        figures.saves.labels(run, _outcome(entry.outcome, error)).inc(exemplar=exemplar)
+        figures.saves.labels(run, outcome_of_save(entry)).inc(exemplar=exemplar)
         if error == "CorruptionError":
             figures.checksum_failures.labels("wire").inc()
         if entry.measured is None:
@@ -103,12 +101,3 @@ class ToldFigures:
         if entry.measured is not None:
             for part, seconds in entry.measured().stall_s.items():
                 self._figures.parts[part].observe(seconds)
-
-
-def _outcome(outcome: str, error: str) -> str:
-    """Say how a save ended: one that could not succeed, one that must not begin, or one that the store let down."""
-    if outcome == "committed":
-        return outcome
-    if error in _REFUSALS:
-        return "refused"
-    return "aborted" if error == "SessionAbortedError" else "failed"

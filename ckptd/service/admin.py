@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ckptd.access.roles import Right
 from ckptd.arena.lender import Usage
 from ckptd.engine.catalog.contents import CheckpointSelector
+from ckptd.engine.catalog.past_saves import PastSave
+from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format import names
 from ckptd.service import descriptors, hosts_page, status_page
 from ckptd.service.agents import Attending
@@ -21,7 +23,7 @@ from ckptd.service.presence import Presences
 from ckptd.service.recorder import Recorder
 from ckptd.service.save import Host
 from ckptd.service.store_facts import StoreFacts
-from ckptd.wire import convert
+from ckptd.wire import convert, past_saves
 from ckptd.wire.v1 import admin_pb2
 
 if TYPE_CHECKING:
@@ -30,8 +32,19 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+class Past(Protocol):
+    """Knows what became of saves."""
+
+    def saves(self, run: str) -> Sequence[PastSave]:
+        """Return the saves of a run that have ended, oldest first. Blocks."""
+
+
 class AdminService:
-    """Behaviours of `AdminService`. The server fills in `listening` and `warnings` once it has bound its addresses."""
+    """Behaviours of `AdminService`. The server fills in `listening` and `warnings` once it has bound its addresses.
+
+    Attributes:
+        past: the history of saves; None where none is kept, as by an agent.
+    """
 
     def __init__(
         self,
@@ -57,6 +70,7 @@ class AdminService:
         self.warnings: Sequence[str] = ()
         self.draining = False
         self.arenas: ArenaServer | None = None
+        self.past: Past | None = None
 
     def behaviours(self) -> dict[str, Behaviour]:
         """Return what answers each method."""
@@ -67,6 +81,7 @@ class AdminService:
             "Undelete": self.undelete,
             "Repair": self.repair,
             "Evict": self.evict,
+            "History": self.history,
         }
 
     async def status(self, request: admin_pb2.StatusRequest, call: Call) -> admin_pb2.StatusReply:
@@ -119,6 +134,18 @@ class AdminService:
             else hosts_page.fill(hosts, views, request.after_host, may_see=may_read, sees_all=call.is_admin),
             attending=None if attending is None else hosts_page.attending(attending),
         )
+
+    async def history(self, request: admin_pb2.HistoryRequest, call: Call) -> admin_pb2.HistoryReply:
+        """Return what became of the saves of a run."""
+        run = convert.run_from_wire(request.run)
+        if self.past is None:
+            attending = await self._pools.look(self._coordinator.attending)
+            where = "" if attending is None else f", at {attending.coordinator or 'the address that the root names'}"
+            raise InvalidRequestError(f"this daemon keeps no history of saves: the coordinator does{where}")
+        saves = await self._pools.control(run, self.past.saves, run)
+        if not saves and not await self._pools.control(run, self._coordinator.is_founded, run):
+            raise NotFoundError(f"this daemon has no run {run!r}; `ckptd status` names those that are open")
+        return admin_pb2.HistoryReply(saves=map(past_saves.to_wire, saves[-request.most :]))
 
     async def free_bytes(self) -> int | None:
         """Return how much space the store has said is free; it has a moment to say so again."""

@@ -111,10 +111,11 @@ class Recorder:
         told = {"method": method, "reason": reason}
         self._start(self._journal.ended, JournalEntry("revoked", DONE, run, step, (actor,), details=told))
 
-    def measured(self, event: str, run: str, measured: Measured) -> None:
-        """Tell what was measured of something that is no change, where there are figures."""
+    def measured(self, event: str, run: str, measured: Measured, **details: object) -> None:
+        """Tell what was measured of something that is no change, where there are figures or a history."""
         if isinstance(self._journal, Journals):
-            self._journal.ended(JournalEntry(event, DONE, run, is_recorded=False, measured=lambda: measured))
+            entry = JournalEntry(event, DONE, run, details=details, is_recorded=False, measured=lambda: measured)
+            self._journal.ended(entry)
 
     async def _run(self, call: Callable[[JournalEntry], None], entry: JournalEntry) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, call, entry)

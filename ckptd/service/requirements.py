@@ -125,6 +125,7 @@ ROWS: dict[str, Row] = {
             "Undelete": _on_run(Right.MANAGE),
             "Repair": _on_run(Right.MANAGE),
             "Evict": _on_run(Right.ADMIN),
+            "History": _on_run(Right.READ),
         },
     ),
     **_paths(

@@ -57,6 +57,7 @@ OPEN_S = 10.0
 """How long a Write stream may say nothing at all: until it does it holds no place that it could lose to others."""
 
 _MOST_STALLS = 8  # that one rank has not told yet
+_MOST_ID = 64  # characters of the id of a save
 _MOST_AWAITED = 8  # ranks in one message
 
 # A lane's sender learns this often how far it got; a lost stream resumes from its own first reply.
@@ -308,7 +309,8 @@ class SaveService:
             return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_UNKNOWN)
         for stall in request.stalls[:_MOST_STALLS]:
             stall_s = convert.stall_from_wire(stall)
-            self._recorder.measured("stall", save.run, Measured(0, sum(stall_s.values()), stall_s=stall_s))
+            measured = Measured(0, sum(stall_s.values()), stall_s=stall_s)
+            self._recorder.measured("stall", save.run, measured, save_id=stall.save_id[:_MOST_ID])
         if not await settled_within(outcome, wait_s):
             phase = await self._pools.control(save.run, self._coordinator.phase, save)
             # Between the two looks it may have ended, well or not; then the outcome says it.

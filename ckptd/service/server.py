@@ -19,7 +19,7 @@ from ckptd.engine.journal import NO_JOURNAL, Journal
 from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError
 from ckptd.service import descriptors, guarded_server
-from ckptd.service.admin import AdminService
+from ckptd.service.admin import AdminService, Past
 from ckptd.service.agents import AgentService, Attending
 from ckptd.service.allowances import Allowances
 from ckptd.service.arena_connection import Lending
@@ -117,8 +117,12 @@ class Server:
         options: ServerOptions,
         journal: Journal = NO_JOURNAL,
         hosts: Attending | None = None,
+        past: Past | None = None,
     ) -> None:
-        """`journal` is told of calls that change something; `hosts` are those whose agents attend, if any may."""
+        """`journal` is told of calls that change something; `hosts` are those whose agents attend, if any may.
+
+        `past` knows what became of saves; None where no history is kept.
+        """
         self._options = options
         self._addresses = check_exposure(options)
         self.http: Address | None = None
@@ -162,6 +166,7 @@ class Server:
             coordinator, host, self._pools, save.presences, self._allowances, self._recorder, hosts
         )
         self._admin.problems, self.free_bytes = options.problems, self._admin.free_bytes
+        self._admin.past = past
         openings = Openings(coordinator, self._pools)
         self._agents = AgentService(hosts, self._pools, openings, self._recorder, self._ending, self._allowances)
         behaviours = _behaviours(

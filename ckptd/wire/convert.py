@@ -346,14 +346,14 @@ def seconds_from_wire(what: str, value: float, *, most: float = MAX_TIMEOUT_S) -
     return min(value, most)
 
 
-def stall_to_wire(seconds: Mapping[str, float]) -> save_pb2.Stall:
-    """Write how long a call made training stand still, by what it was for."""
-    return save_pb2.Stall(**{f"{part}_s": each for part, each in seconds.items()})
+def stall_to_wire(seconds: Mapping[str, float], save_id: str = "") -> save_pb2.Stall:
+    """Write how long the call that began a save made training stand still, by what it was for."""
+    return save_pb2.Stall(save_id=save_id, **{f"{part}_s": each for part, each in seconds.items()})
 
 
 def stall_from_wire(stall: save_pb2.Stall) -> dict[str, float]:
     """Read it; what is no time counts as none."""
-    told = {field.name.removesuffix("_s"): getattr(stall, field.name) for field in stall.DESCRIPTOR.fields}
+    told = {part: getattr(stall, f"{part}_s") for part in ("waiting", "preparing", "copying", "declaring")}
     return {part: min(each, MAX_TIMEOUT_S) if math.isfinite(each) and each > 0 else 0.0 for part, each in told.items()}
 
 

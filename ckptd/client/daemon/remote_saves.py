@@ -50,7 +50,7 @@ class RemoteSaves:
         self.world_size = connection.member.world_size
         self._catalog = catalog
         self._stalls: dict[str, Stall] = {}  # by save, until its end is waited for
-        self._untold: deque[Stall] = deque(maxlen=_MOST_STALLS)  # of calls that have returned
+        self._untold: deque[tuple[str, Stall]] = deque(maxlen=_MOST_STALLS)  # calls that have returned
 
     def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
         """See `SaveTransport.declaration`."""
@@ -113,7 +113,7 @@ class RemoteSaves:
                     answer = self._declare_once(declaration, manifest, deadline, Turn())
                 assert answer is not None  # this turn is not given up
                 if isinstance(answer, Checkpoint):
-                    self._untold.append(request.stall)  # nothing waits for its end: the next save tells it
+                    self._untold.append((answer.save_id, request.stall))  # the next save tells it
                 else:
                     self._note_stall(answer.save.save_id, request.stall)
                 return answer
@@ -206,10 +206,10 @@ class RemoteSaves:
                 )
             # While the call that began the save still copies, the save cannot end.
             if stall is not None and stall.seconds(wait_s) is not None:
-                self._untold.append(stall)
+                self._untold.append((save.save_id, stall))
                 stall = None
             told = self._take_untold()
-            stalls = [convert.stall_to_wire(each.seconds(0.0) or {}) for each in told]
+            stalls = [convert.stall_to_wire(stalled.seconds(0.0) or {}, save_id) for save_id, stalled in told]
             request = save_pb2.AwaitRequest(
                 save=convert.save_to_wire(save),
                 wait_s=wait_s,
@@ -240,7 +240,7 @@ class RemoteSaves:
         for earlier in list(self._stalls)[:-_MOST_STALLS]:
             self._stalls.pop(earlier, None)
 
-    def _take_untold(self) -> list[Stall]:
+    def _take_untold(self) -> list[tuple[str, Stall]]:
         taken = []
         with contextlib.suppress(IndexError):  # another save takes them as well
             while self._untold:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
+from ckptd.engine.catalog import past_saves
 from ckptd.engine.catalog.epochs import MAX_EPOCH
 from ckptd.engine.catalog.records import DIRECTORY, Record
 from ckptd.errors import CorruptionError, NotFoundError
@@ -81,8 +82,9 @@ class RestNote:
 
 
 def versions_of(store: Store, run: str) -> dict[str, str]:
-    """Return the version of every object below a run, by key."""
-    return {stat.key: stat.version for stat in store.list(run)}
+    """Return the version of every object below a run, by key, but of its history."""
+    history = past_saves.key_of(run)  # changes without regard to what is at rest
+    return {stat.key: stat.version for stat in store.list(run) if stat.key != history}
 
 
 def load(store: Store, run: str, versions: Mapping[str, str]) -> RestNote | None:

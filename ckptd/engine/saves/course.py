@@ -45,8 +45,11 @@ class Course:
         done_at = claims[rank].done_at
         return rank, None if done_at is None else done_at - self._began_at
 
-    def measured(self, claims: Mapping[int, Claim], plan: Plan, now: float) -> Measured:
-        """Return what was measured of a save that is over, before its plan is forgotten."""
+    def measured(self, claims: dict[int, Claim], world_size: int, plan: Plan, now: float) -> Measured:
+        """Return what was measured of a save that is over, before its plan is forgotten.
+
+        `claims` are in the order in which ranks declared.
+        """
         ends = dict(self._ends)
         if self.publishing_at is not None and self.publishing_at >= ends.get(_SEAL, now):
             ends |= {_COMMIT: self.publishing_at, _PUBLISH: now}
@@ -59,5 +62,13 @@ class Course:
                 received["grpc" if claims[rank].capture is None else "shm"] += lane.received
         done_at = [claim.done_at for claim in claims.values() if claim.done_at is not None]
         lag_s = max(done_at) - statistics.median(done_at) if len(done_at) > 1 else None
-        size_bytes = 0 if plan.record is None else plan.record.size_bytes
-        return Measured(size_bytes, now - self._began_at, phases_s, lag_s, received)
+        return Measured(
+            0 if plan.record is None else plan.record.size_bytes,
+            now - self._began_at,
+            phases_s,
+            lag_s,
+            received,
+            world_size=world_size,
+            slowest_rank=self.slowest(claims)[0] if done_at else None,
+            last_to_declare=next(reversed(claims), None) if len(claims) == world_size else None,
+        )

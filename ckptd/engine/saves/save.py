@@ -376,7 +376,7 @@ class Save:
                 self._end(error)
 
     def _tell_end(self, error: CkptdError | None = None) -> None:
-        measured = partial(self.course.measured, self.claims, self.plan, self.run.clock.boot_s())
+        measured = partial(self.course.measured, self.claims, self.first.world_size, self.plan, self.run.clock.boot_s())
         self.run.journal.save_ended(self.ref, self.actors, measured, prefix=self.first.prefix, error=error)
 
     def _end(self, result: Checkpoint | CkptdError) -> None:

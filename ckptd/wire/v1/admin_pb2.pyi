@@ -369,3 +369,76 @@ class Evicted(_message.Message):
     host: str
     pid: int
     def __init__(self, rank: _Optional[int] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class HistoryRequest(_message.Message):
+    __slots__ = ("peer", "run", "most")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    most: int
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., most: _Optional[int] = ...) -> None: ...
+
+class HistoryReply(_message.Message):
+    __slots__ = ("saves",)
+    SAVES_FIELD_NUMBER: _ClassVar[int]
+    saves: _containers.RepeatedCompositeFieldContainer[PastSave]
+    def __init__(self, saves: _Optional[_Iterable[_Union[PastSave, _Mapping]]] = ...) -> None: ...
+
+class PastSave(_message.Message):
+    __slots__ = ("save_id", "step", "outcome", "began_at", "duration_s", "prefix", "size_bytes", "world_size", "phases_s", "received_bytes", "stall_s", "lag_s", "slowest_rank", "last_to_declare", "error", "reason")
+    class PhasesSEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class ReceivedBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class StallSEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    SAVE_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_AT_FIELD_NUMBER: _ClassVar[int]
+    DURATION_S_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PHASES_S_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STALL_S_FIELD_NUMBER: _ClassVar[int]
+    LAG_S_FIELD_NUMBER: _ClassVar[int]
+    SLOWEST_RANK_FIELD_NUMBER: _ClassVar[int]
+    LAST_TO_DECLARE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    save_id: str
+    step: int
+    outcome: str
+    began_at: float
+    duration_s: float
+    prefix: str
+    size_bytes: int
+    world_size: int
+    phases_s: _containers.ScalarMap[str, float]
+    received_bytes: _containers.ScalarMap[str, int]
+    stall_s: _containers.ScalarMap[str, float]
+    lag_s: float
+    slowest_rank: int
+    last_to_declare: int
+    error: str
+    reason: str
+    def __init__(self, save_id: _Optional[str] = ..., step: _Optional[int] = ..., outcome: _Optional[str] = ..., began_at: _Optional[float] = ..., duration_s: _Optional[float] = ..., prefix: _Optional[str] = ..., size_bytes: _Optional[int] = ..., world_size: _Optional[int] = ..., phases_s: _Optional[_Mapping[str, float]] = ..., received_bytes: _Optional[_Mapping[str, int]] = ..., stall_s: _Optional[_Mapping[str, float]] = ..., lag_s: _Optional[float] = ..., slowest_rank: _Optional[int] = ..., last_to_declare: _Optional[int] = ..., error: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

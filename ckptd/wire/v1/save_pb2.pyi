@@ -325,16 +325,18 @@ class AwaitRequest(_message.Message):
     def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ..., until_retired: bool = ..., stalls: _Optional[_Iterable[_Union[Stall, _Mapping]]] = ...) -> None: ...
 
 class Stall(_message.Message):
-    __slots__ = ("waiting_s", "preparing_s", "copying_s", "declaring_s")
+    __slots__ = ("waiting_s", "preparing_s", "copying_s", "declaring_s", "save_id")
     WAITING_S_FIELD_NUMBER: _ClassVar[int]
     PREPARING_S_FIELD_NUMBER: _ClassVar[int]
     COPYING_S_FIELD_NUMBER: _ClassVar[int]
     DECLARING_S_FIELD_NUMBER: _ClassVar[int]
+    SAVE_ID_FIELD_NUMBER: _ClassVar[int]
     waiting_s: float
     preparing_s: float
     copying_s: float
     declaring_s: float
-    def __init__(self, waiting_s: _Optional[float] = ..., preparing_s: _Optional[float] = ..., copying_s: _Optional[float] = ..., declaring_s: _Optional[float] = ...) -> None: ...
+    save_id: str
+    def __init__(self, waiting_s: _Optional[float] = ..., preparing_s: _Optional[float] = ..., copying_s: _Optional[float] = ..., declaring_s: _Optional[float] = ..., save_id: _Optional[str] = ...) -> None: ...
 
 class AwaitReply(_message.Message):
     __slots__ = ("phase", "checkpoint", "error", "waiting_for", "retiring")

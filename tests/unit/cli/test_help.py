@@ -35,5 +35,5 @@ def test_an_example_uses_options_that_exist(name, line):
 
 def test_the_version_and_the_helps_need_no_command(capsys):
     assert main.run([]) == 2
-    assert "Commands:" in capsys.readouterr().err
+    assert "Start here:" in capsys.readouterr().err
     assert main.run(["-h"]) == 0

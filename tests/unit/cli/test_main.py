@@ -85,7 +85,7 @@ def test_a_command_may_return_its_exit_code(pretend):
     ("arguments", "said"),
     [
         (["verfy"], "did you mean 'verify'"),
-        (["xyzzy"], "there are: serve"),
+        (["xyzzy"], "there are: demo, run, ls"),
         (["ls"], "missing argument 'DIR'"),
         (["ls", "--jsn", "x"], "--json"),
         (["demo", "--workers", "1"], "1 is not in the range"),
