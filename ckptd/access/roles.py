@@ -2,7 +2,8 @@
 
 | role | may |
 |---|---|
-| `read` | list, read and watch checkpoints |
+| `metrics` | read the figures of these runs over HTTP (`/metrics`), and nothing else |
+| `read` | `metrics`; list, read and watch checkpoints |
 | `save` | `read`; join and save; pin; delete so that it can be undone, never below the run's floor |
 | `manage` | `read`; pin, unpin, delete (at once and the latest, too), undelete, prune, repair, lift a quarantine |
 | `agent` | write shards of its host; relay what its ranks read, save, pin, and delete so that it can be undone |
@@ -17,6 +18,7 @@ from enum import Enum
 class Right(Enum):
     """What a call needs on its run."""
 
+    METRICS = "metrics"
     READ = "read"
     SAVE = "save"
     MANAGE = "manage"
@@ -25,9 +27,10 @@ class Right(Enum):
 
 
 ROLES: dict[str, frozenset[Right]] = {
-    "read": frozenset({Right.READ}),
-    "save": frozenset({Right.READ, Right.SAVE}),
-    "manage": frozenset({Right.READ, Right.MANAGE}),
+    "metrics": frozenset({Right.METRICS}),
+    "read": frozenset({Right.METRICS, Right.READ}),
+    "save": frozenset({Right.METRICS, Right.READ, Right.SAVE}),
+    "manage": frozenset({Right.METRICS, Right.READ, Right.MANAGE}),
     "agent": frozenset({Right.AGENT}),
     "admin": frozenset(Right),
 }

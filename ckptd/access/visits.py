@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ckptd.access.callers import Caller
+from ckptd.access.roles import Right
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Visit:
         authorization: its header of that name; None without one.
         is_encrypted: whether the connection is.
         common_names, alternative_names: of the certificate that the TLS handshake has checked.
+        right: what the page needs on some run.
     """
 
     page: str
@@ -27,6 +29,7 @@ class Visit:
     is_encrypted: bool = False
     common_names: tuple[str, ...] = ()
     alternative_names: tuple[str, ...] = ()
+    right: Right = Right.READ
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class Visitor:
 
     Attributes:
         caller: the identity.
-        may_read: says whether it may read a run.
-        sees_all: whether it may do everything, on every run.
+        may_read: says whether it may see a run on the page that it requests.
+        sees_all: whether it may see every run there, and on other pages than `/metrics` do everything.
     """
 
     caller: Caller
@@ -52,6 +55,6 @@ class Porter(Protocol):
 
         Raises:
             UnauthenticatedError: it shows no identity, or one that is not known or has expired.
-            NotPermittedError: it may read no run.
+            NotPermittedError: it has the right that the page needs on no run.
             NotNowError: it comes too often.
         """

@@ -40,6 +40,7 @@ _NO_TICKET = (
 )
 _BEARER = "Bearer "
 _VERBS = {
+    Right.METRICS: "read the figures of",
     Right.READ: "read",
     Right.SAVE: "save to",
     Right.MANAGE: "manage",

@@ -16,8 +16,6 @@ from ckptd.service.refusal_log import host_of
 from ckptd.service.requirements import Requirement
 from ckptd.wire.channels import TOKEN_KEY
 
-_ANY_RUN = Requirement(Right.READ, None)
-
 
 class Visitors:
     """See the module, and `Porter`. Belongs to the event loop of the server."""
@@ -33,7 +31,7 @@ class Visitors:
         try:
             caller = await self._door.caller(context)
             actor = Actor(str(caller), host_of(visit.peer))
-            self._door.gate.check(caller, _ANY_RUN)
+            self._door.gate.check(caller, Requirement(visit.right, None))
         except NotPermittedError as error:
             self._recorder.refused(visit.peer, visit.page, actor, "", str(error))
             told = {"method": visit.page, "peer": visit.peer, "identity": actor.identity}
@@ -41,7 +39,8 @@ class Visitors:
             raise
         self._door.check_rate(caller, visit.peer)
         policy = self._door.gate.access.policy
-        return Visitor(caller, policy.allowed(caller, Right.READ), policy.allows_everywhere(caller, Right.ADMIN))
+        everything = Right.METRICS if visit.right is Right.METRICS else Right.ADMIN
+        return Visitor(caller, policy.allowed(caller, visit.right), policy.allows_everywhere(caller, everything))
 
 
 class _Context:

@@ -12,12 +12,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ckptd.access.callers import UnauthenticatedError
+from ckptd.access.roles import Right
 from ckptd.access.visits import Porter, Visit
 from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
 from ckptd.web.connection import CONNECTION, HEAD_BYTES, OtherEnd
 from ckptd.web.host_names import HostNames
 
 FOR_ALL = frozenset({"/livez", "/readyz"})
+
+_RIGHTS = {"/metrics": Right.METRICS}
+"""What a page needs besides `Right.READ`."""
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -90,6 +94,7 @@ class Application:
             origin.is_encrypted,
             origin.common_names,
             origin.alternative_names,
+            _RIGHTS.get(request.url.path, Right.READ),
         )
         try:
             request.state.visitor = await self._daemon.admit(visit)

@@ -137,7 +137,7 @@ def test_an_empty_policy_allows_nothing_and_none_at_all_everything(written):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[[grant]]\nto='token:a'\nruns='a'\nrole='boss'", "grant 1: there are the roles read, save"),
+        ("[[grant]]\nto='token:a'\nruns='a'\nrole='boss'", "grant 1: there are the roles metrics, read, save"),
         ("[[grant]]\nto='a'\nruns='a'\nrole='read'", "grant 1: `to`"),
         ("[[limit]]\nto='a'\nsaves=1", "limit 1: `to`"),
         ("[[limit]]\nsaves=1", "limit 1: `to`"),

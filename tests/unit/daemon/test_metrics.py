@@ -14,7 +14,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 
 from ckptd import Checkpointer
 from ckptd.cli.token import command as token_command
-from ckptd.errors import CkptdError
+from ckptd.errors import CkptdError, NotPermittedError
 from tests.fakes.waiting import eventually
 from tests.unit.daemon.test_web import get
 from tests.unit.metrics.test_figures import values_of
@@ -118,8 +118,13 @@ def test_a_role_sees_its_runs_and_the_save_ids_of_no_others(serve, tmp_path):
         made = CliRunner().invoke(token_command, ["new", name, "--tokens", str(tokens)], catch_exceptions=False)
         return made.stdout.split()[-1]
 
-    shown = {name: new(name) for name in ("prometheus", "vision", "audio")}
-    grants = [("prometheus", "**", "admin"), ("vision", "vision/**", "save"), ("audio", "audio/**", "save")]
+    shown = {name: new(name) for name in ("prometheus", "vision", "audio", "scraper")}
+    grants = [
+        ("prometheus", "**", "admin"),
+        ("vision", "vision/**", "save"),
+        ("audio", "audio/**", "save"),
+        ("scraper", "**", "metrics"),
+    ]
     policy.write_text(
         "".join(f'[[grant]]\nto = "token:{to}"\nruns = "{runs}"\nrole = "{role}"\n' for to, runs, role in grants)
     )
@@ -138,6 +143,10 @@ def test_a_role_sees_its_runs_and_the_save_ids_of_no_others(serve, tmp_path):
     for word in ("audio/a", ids["audio"]):
         assert word not in texts["vision"]
         assert word in texts["prometheus"]
+        assert word in texts["scraper"]
+    assert 'run="_other"' in texts["scraper"]
+    with pytest.raises(NotPermittedError, match="may not read"):
+        Checkpointer(daemon.listening[0], "audio/a", rank=0, world_size=1, token=shown["scraper"]).restore()
     now = figures(daemon, Authorization=f"Bearer {shown['prometheus']}")
     assert now[("auth_denied_total", "unauthenticated")] == 1
     with (

@@ -22,7 +22,7 @@ from tests.fakes.coordinator import checkpoint
 from tests.unit.service.conftest import serving
 
 WAIT_S = 60
-ROLES = ("read", "save", "manage", "agent", "admin")
+ROLES = ("metrics", "read", "save", "manage", "agent", "admin")
 
 # The right that each method needs: written down here once more, so that a change of the table is seen.
 NEEDS = {
@@ -61,11 +61,12 @@ NEEDS = {
 # What an agent relays for the ranks of its host, whom it has judged itself.
 RELAYED = {"PutManifest", "Await", "Latest", "List", "CheckDamage", "Agree", "Watch", "Pin", "Delete"}
 HAS = {
+    "metrics": {"metrics"},
     "read": {"read"},
     "save": {"read", "save"},
     "manage": {"read", "manage"},
     "agent": {"agent"},
-    "admin": {"read", "save", "manage", "agent", "admin"},
+    "admin": {"metrics", "read", "save", "manage", "agent", "admin"},
 }
 WITHOUT_A_RUN = {"PutManifest", "Status", "Attend", "Tell", "Neighbours", "Offer"}
 
