@@ -34,6 +34,7 @@ from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPerm
 from ckptd.service.exposure import check_exposure, check_http_exposure, exposure_warnings
 from ckptd.service.flow import Limits
 from ckptd.service.gate import Access
+from ckptd.service.meter import NO_METER
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.service.stream_processes import StreamOptions
 from ckptd.wire import addresses, places, versions
@@ -206,7 +207,8 @@ async def _serve(
     # From here on a signal ends us in order, also one that comes before we are ready.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, endings.put_nowait, number.name)
-    server = Server(role.engine, options, journal, role.hosts, history)
+    meter = NO_METER if measuring is None else measuring.service_meter
+    server = Server(role.engine, options, journal, role.hosts, history, meter)
     web: Web | None = None
 
     def use_identities(access: Access, tls: Tls | None, problems: Sequence[str]) -> None:

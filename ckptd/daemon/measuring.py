@@ -17,6 +17,7 @@ from ckptd.metrics.exposition import render
 from ckptd.metrics.figures import Figures
 from ckptd.metrics.seen import SeenFigures
 from ckptd.metrics.told import ToldFigures
+from ckptd.service.meter import ServiceMeter
 from ckptd.service.server import Server
 from ckptd.storage.metered import Meter
 from ckptd.wire import versions
@@ -46,6 +47,7 @@ class Measuring:
             registry=registry,
         ).labels(self._figures.store)
         self._free.set(float("nan"))
+        self._watchers = Gauge("ckptd_watchers", "Streams that wait for newer checkpoints.", registry=registry)
         self._arena = Gauge(
             "ckptd_arena_bytes",
             "Shared memory: that is lent or kept for ranks, and that may still be.",
@@ -58,6 +60,11 @@ class Measuring:
         """What is to be told of requests to the store."""
         return self._figures.of_store
 
+    @property
+    def service_meter(self) -> ServiceMeter:
+        """What is to be told of calls."""
+        return self._figures.of_service
+
     def journal(self, first: Journal, *others: Journal) -> Journal:
         """Return a journal that tells `first`, then moves the figures, and then tells `others`."""
         return Journals(first, ToldFigures(self._figures), *others)
@@ -65,6 +72,7 @@ class Measuring:
     def look_at(self, engine: Engine, server: Server) -> None:
         """Show what is in an engine's memory at each scrape, and the shared memory that a server lends."""
         self._figures.registry.register(SeenFigures(engine.runs, self._figures.runs))
+        self._watchers.set_function(lambda: server.hub.num_watchers)
         self._arena.labels("leased").set_function(
             lambda: 0 if server.arenas is None else server.arenas.lender.size_bytes
         )

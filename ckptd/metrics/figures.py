@@ -18,8 +18,10 @@ from prometheus_client import (
 )
 
 from ckptd.engine.catalog.retention import DROPS, Why
+from ckptd.metrics.of_service import ServiceFigures
 from ckptd.metrics.of_store import StoreFigures
 from ckptd.metrics.run_labels import MOST_RUNS, RunLabels
+from ckptd.wire import methods
 
 DURATION_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 STALL_S = (0.001, 0.0025, *DURATION_S)
@@ -40,7 +42,7 @@ class Figures:
 
     Attributes:
         registry: has them all.
-        of_store: what the store is requested to do; it is to be told.
+        of_store, of_service: what the store is requested to do, and the service; they are to be told.
         runs: which of them have series of their own.
         phases, paths, parts: the series of durations, received bytes and stalls, by their label.
         keeps, drops: the series of retention's decisions, by their reason.
@@ -117,6 +119,7 @@ class Figures:
             registry=registry,
         )
         self.of_store = StoreFigures(registry, store)
+        self.of_service = ServiceFigures(registry, (method.path[1:] for method in methods.ALL))
         self.runs = RunLabels(self._forget, self._begin, most_runs)
         self._begin_shared()
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ckptd.engine.refusals import NotNowError
+from ckptd.service.meter import NO_METER, Blocked, ServiceMeter
 
 IDLE_S = 0.5
 """How long a stream may move nothing while others wait for its place. Without a crowd its own time limit holds."""
@@ -78,8 +79,8 @@ class Budget:
     one that waits for its own share holds up nothing else.
     """
 
-    def __init__(self, what: str, total: int, *shares: int) -> None:
-        self._what = what
+    def __init__(self, what: str, total: int, *shares: int, meter: ServiceMeter = NO_METER) -> None:
+        self._what, self._meter = what, meter
         self._total = total
         self._shares = [_Share(min(most, total)) for most in shares]
         self._most = min((share.most for share in self._shares), default=total)
@@ -137,7 +138,13 @@ class Budget:
 
     async def _granted(self, waiting: _Waiting, patience_s: float) -> None:
         """Wait until `waiting` has its part, and have idle streams give theirs up; `TimeoutError` when none is free."""
-        until = waiting.loop.time() + patience_s
+        began_at = waiting.loop.time()
+        try:
+            await self._told(waiting, began_at + patience_s)
+        finally:
+            self._meter.blocked(Blocked.MEMORY, waiting.loop.time() - began_at)
+
+    async def _told(self, waiting: _Waiting, until: float) -> None:
         while (left_s := until - waiting.loop.time()) > 0:
             done, _ = await asyncio.wait({waiting.told}, timeout=min(left_s, _LOOK_EVERY_S))
             if done:
@@ -237,16 +244,18 @@ class Limits:
 class Budgets:
     """The budgets of one daemon. Those of calls are shared by peer and by identity, see `Call.shares`."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, meter: ServiceMeter = NO_METER) -> None:
+        """`meter` is told how long streams of saves wait."""
+        self.limits, self.meter = limits, meter
         streams, size, reads = limits.write_streams, limits.chunk_bytes, limits.read_streams
-        self.write_streams = Budget("Write streams", streams, limits.write_streams_per_peer, _for_one(streams))
-        self.chunk_bytes = Budget("bytes of chunks", size, limits.chunk_bytes_per_peer, _for_one(size))
+        per_peer, own = limits.write_streams_per_peer, _for_one(streams)
+        self.write_streams = Budget("Write streams", streams, per_peer, own, meter=meter)
+        self.chunk_bytes = Budget("bytes of chunks", size, limits.chunk_bytes_per_peer, _for_one(size), meter=meter)
         self.manifests = Budget("manifests", limits.manifests, _for_one(limits.manifests), _for_one(limits.manifests))
         self.read_streams = Budget("Read streams", reads, _for_one(reads), _for_one(reads))
         # A run whose store hangs keeps what its streams hold: half of everything, and the others have the rest.
-        self.streams_of_runs = Budget("Write streams of its run", streams, max(1, streams // 2))
-        self.bytes_of_runs = Budget("bytes of chunks of its run", size, size // 2)
+        self.streams_of_runs = Budget("Write streams of its run", streams, max(1, streams // 2), meter=meter)
+        self.bytes_of_runs = Budget("bytes of chunks of its run", size, size // 2, meter=meter)
         self.reads_of_runs = Budget("Read streams of its run", reads, max(1, reads * 3 // 4))
 
 

@@ -18,6 +18,7 @@ from ckptd.engine.refusals import NotNowError
 from ckptd.errors import InvalidRequestError
 from ckptd.service.calls import Call
 from ckptd.service.flow import Budgets
+from ckptd.service.meter import Blocked
 from ckptd.service.pools import Pools
 from ckptd.wire.chunks import Chunk
 
@@ -50,7 +51,7 @@ class Intake:
         self._bytes = flow.chunk_bytes
         self._bytes_of_runs = flow.bytes_of_runs
         self._patience_s = flow.limits.stall_s
-        self._call = call
+        self._call, self._meter = call, flow.meter
         self._loop = asyncio.get_running_loop()
         self._guard = threading.Lock()
         self._queue: deque[Chunk] = deque()  # the first is the one being written
@@ -68,6 +69,11 @@ class Intake:
         with self._guard:
             dropped = self._drop(keep=1 if self._is_running else 0)
         self._release_chunks(dropped)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that came is written."""
+        return not self._queue
 
     async def put(self, chunk: Chunk) -> None:
         """Take one chunk; return when there is room for the next."""
@@ -109,7 +115,9 @@ class Intake:
             if len(self._queue) <= enough:
                 return
             self._waiter, self._enough = self._loop.create_future(), enough
+        began_at = self._loop.time()
         await asyncio.wait({self._waiter}, timeout=_STORE_PATIENCE_S)
+        self._meter.blocked(Blocked.DISK, self._loop.time() - began_at)
         if not self._waiter_is_told():
             raise NotNowError(
                 f"the stream was ended because the store took nothing for {_STORE_PATIENCE_S:g} s; it may be resumed"

@@ -219,6 +219,7 @@ class ReadService:
                         ahead.append(self._pools.begin(_run_of(key), blocks.read, blocks.next(messages)))
                     for message in await ahead.popleft():
                         await call.write(message, stall_s=stall_s)
+                        self._flow.meter.sent(len(message))
             finally:
                 for reading in ahead:
                     reading.cancel()
@@ -248,6 +249,7 @@ class ReadService:
                     await call.write(described.SerializeToString(), stall_s=stall_s)
                 for message in await reading:
                     await call.write(message, stall_s=stall_s)
+                    self._flow.meter.sent(len(message))
 
     def _ahead(self) -> tuple[int, int]:
         """Return how many messages of a stream are read at once, and how many such reads go ahead of the peer."""

@@ -35,6 +35,7 @@ from ckptd.service.descriptors import Descriptors
 from ckptd.service.flow import Budgets
 from ckptd.service.intake import Intake
 from ckptd.service.last_words import LastWords
+from ckptd.service.meter import Blocked
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools, settled, settled_within
 from ckptd.service.presence import Presences, first_of
@@ -276,12 +277,17 @@ class SaveService:
     async def _take_chunks(self, lane: LaneWriter, intake: Intake, call: Call, save: SaveRef) -> None:
         chunks = 0
         call.on_pause = lane.excuse
-        while (message := await call.read(stall_s=self._flow.limits.stall_s)) is not None:
+        flow, now = self._flow, asyncio.get_running_loop().time
+        began_at = now()
+        while (message := await call.read(stall_s=flow.limits.stall_s)) is not None:
+            if intake.is_empty:
+                flow.meter.blocked(Blocked.NETWORK, now() - began_at)
             if isinstance(message, Chunk):
                 await intake.put(message)
                 chunks += 1
                 if chunks % _CHUNKS_PER_REPLY == 0:
                     await call.write(save_pb2.WriteReply(received=lane.received))
+                began_at = now()
             elif message.WhichOneof("kind") == "end":
                 await intake.drained()
                 ended = await self._end_lane(lane, message.end)

@@ -24,7 +24,8 @@ from ckptd.service.agents import AgentService, Attending
 from ckptd.service.allowances import Allowances
 from ckptd.service.arena_connection import Lending
 from ckptd.service.arenas import ArenaServer
-from ckptd.service.calls import Behaviour, Boundary
+from ckptd.service.boundary import Boundary
+from ckptd.service.calls import Behaviour
 from ckptd.service.certificates import Certificates
 from ckptd.service.connections import AUTHORITY_GONE, Connections
 from ckptd.service.door import Door
@@ -32,6 +33,7 @@ from ckptd.service.exposure import check_exposure, exposure_warnings
 from ckptd.service.flow import Budgets, Limits
 from ckptd.service.gate import Access, Gate
 from ckptd.service.interceptors import IdentityNeeded
+from ckptd.service.meter import NO_METER, ServiceMeter
 from ckptd.service.opening import Openings
 from ckptd.service.peer_sockets import Endpoints
 from ckptd.service.pools import Pools
@@ -118,10 +120,12 @@ class Server:
         journal: Journal = NO_JOURNAL,
         hosts: Attending | None = None,
         past: Past | None = None,
+        meter: ServiceMeter = NO_METER,
     ) -> None:
         """`journal` is told of calls that change something; `hosts` are those whose agents attend, if any may.
 
-        `past` knows what became of saves; None where no history is kept.
+        `past` knows what became of saves; None where no history is kept. `meter` is told of every call, and of what
+        streams wait for.
         """
         self._options = options
         self._addresses = check_exposure(options)
@@ -133,7 +137,7 @@ class Server:
         self._pools = Pools(
             control_threads=options.control_threads, data_threads=options.data_threads, priority=options.priority
         )
-        flow = Budgets(options.limits)
+        flow = Budgets(options.limits, meter)
         host = Host(
             peer=versions.this_peer(versions.new_incarnation()),
             root=coordinator.store.url,
@@ -172,12 +176,13 @@ class Server:
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),
-            WatchService(self.hub, self._pools, openings, self._allowances, self._ending),
+            WatchService(self.hub, self._pools, openings, self._allowances, self._ending, meter),
             self._admin,
             self._agents,
         )
         self._under_way, subjects = CallsUnderWay(self.gate, self._look_at_arenas), Subjects(coordinator, self._pools)
-        boundary = Boundary(self._door, self._recorder, subjects, self._under_way, limit_s=options.limits.control_s)
+        limit_s = options.limits.control_s
+        boundary = Boundary(self._door, self._recorder, subjects, self._under_way, limit_s=limit_s, meter=meter)
         self._register(behaviours, boundary)
         self._write = boundary.around(methods.SAVE["Write"], save.write)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Future
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.refusals import NotNowError
 from ckptd.service.allowances import Allowances
 from ckptd.service.calls import Call
+from ckptd.service.meter import ServiceMeter
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools, settled
 from ckptd.watch.hub import Hub, Watcher
@@ -24,13 +26,19 @@ class WatchService:
     """Behaviours of `WatchService`."""
 
     def __init__(
-        self, hub: Hub, pools: Pools, openings: Openings, allowances: Allowances, ending: asyncio.Event
+        self,
+        hub: Hub,
+        pools: Pools,
+        openings: Openings,
+        allowances: Allowances,
+        ending: asyncio.Event,
+        meter: ServiceMeter,
     ) -> None:
         self._hub = hub
         self._openings = openings
         self._pools = pools
         self._allowances = allowances
-        self._ending = ending
+        self._ending, self._meter = ending, meter
         self._bell: _Bell | None = None
         self._encoded: tuple[str, Checkpoint, bool, bytes] | None = None
 
@@ -56,6 +64,8 @@ class WatchService:
                 while (checkpoint := watcher.take()) is not None:
                     call.check_still()  # its token may have been revoked since the last one
                     await call.write(self._encode(run, checkpoint, watcher.has_heard), stall_s=_PATIENCE_S)
+                    if watcher.has_heard:
+                        self._meter.watcher_told(time.monotonic() - watcher.news_since)
                 await call.lasts(news.wait())
             raise NotNowError("the daemon is shutting down")
         finally:

@@ -8,6 +8,7 @@ misses. What is taken out only ever goes forward, in the order in which checkpoi
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -35,7 +36,7 @@ class Watcher:
         self._known_save_id = after_save_id
         self._waiting: Checkpoint | None = None
         self._last: Checkpoint | None = None
-        self._heard = False
+        self._heard, self._news_since = False, 0.0
         self._leave: Callable[[], None] = lambda: None
 
     def take(self) -> Checkpoint | None:
@@ -43,6 +44,11 @@ class Watcher:
         with self._lock:
             checkpoint, self._waiting = self._waiting, None
             return checkpoint
+
+    @property
+    def news_since(self) -> float:
+        """When it was last told of something newer, by `time.monotonic`."""
+        return self._news_since
 
     @property
     def has_heard(self) -> bool:
@@ -78,6 +84,7 @@ class Watcher:
         if self._last is not None and is_same(checkpoint, self._last):
             return False
         self._last = self._waiting = checkpoint
+        self._news_since = time.monotonic()
         return True
 
 

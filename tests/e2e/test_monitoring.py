@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MONITORING = REPOSITORY / "deploy/monitoring"
 RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
 RUNBOOK = (REPOSITORY / "docs/alerts.md").read_text()
-OF_PROCESS = {"ckptd_store_free_bytes", "ckptd_arena_bytes"}
+OF_PROCESS = {"ckptd_store_free_bytes", "ckptd_arena_bytes", "ckptd_watchers"}
 """What `ckptd.daemon.measuring` adds; see `tests/unit/daemon/test_metrics.py`."""
 
 

@@ -160,6 +160,31 @@ def test_a_role_sees_its_runs_and_the_save_ids_of_no_others(serve, tmp_path):
     )
 
 
+def test_what_streams_wait_for_and_what_watchers_and_readers_are_sent(serve, monkeypatch):
+    monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
+    daemon = serve("--http", "127.0.0.1:0").ready()
+    before = figures(daemon)
+    assert {key[1]: value for key, value in before.items() if key[0] == "flow_blocked_seconds_total"} == dict.fromkeys(
+        ("memory", "disk", "network"), 0
+    )
+    with Checkpointer(daemon.listening[0], "runs/a", rank=0, world_size=1) as ckpt:
+        save(ckpt, 1)
+        news = iter(ckpt.watch())
+        next(news)
+        eventually(lambda: figures(daemon)[("watchers",)] == 1, daemon.log.read_text)
+        save(ckpt, 2)
+        next(news)
+        eventually(lambda: figures(daemon)[("watch_delivery_seconds_count",)] >= 1, daemon.log.read_text)
+        news.close()
+        now = figures(daemon)
+    write = "ckptd.wire.v1.SaveService/Write"
+    assert now[("grpc_server_call_started_total", write)] >= 2
+    assert now[("grpc_server_call_duration_seconds_count", write, "OK")] >= 2
+    assert now[("grpc_server_call_started_total", "ckptd.wire.v1.AdminService/Evict")] == 0
+    assert now[("flow_blocked_seconds_total", "network")] > 0
+    eventually(lambda: figures(daemon)[("watchers",)] == 0, daemon.log.read_text)
+
+
 @pytest.mark.campaign
 def test_promtool_finds_nothing_to_say(serve):
     daemon = serve("--http", "127.0.0.1:0").ready()

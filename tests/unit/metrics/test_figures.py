@@ -257,7 +257,7 @@ def test_there_are_so_many_series_and_no_label_that_has_no_bound(num_runs, most)
     assert not labels & FORBIDDEN
     assert labels <= {
         *("run", "role", "store", "path", "outcome", "phase", "reason", "verdict", "where", "state", "le"),
-        *("version", "python", "grpc", "part", "op"),
+        *("version", "python", "grpc", "part", "op", "cause"),
     }
     assert all(family.documentation for family in families)
     total = sum(s.value for s in ours if s.name == "ckptd_saves_total" and math.isfinite(s.value))

@@ -11,7 +11,7 @@ import pytest
 
 from ckptd.engine.journal import NO_JOURNAL
 from ckptd.errors import NotFoundError
-from ckptd.service.calls import Boundary
+from ckptd.service.boundary import Boundary
 from ckptd.service.door import Door
 from ckptd.service.gate import Access, Gate
 from ckptd.service.recorder import Recorder
