@@ -97,7 +97,11 @@ def command(
     if not coordinators and (ca is not None or token_file is not None):
         raise InvalidRequestError("--ca and --token-file belong to --coordinator")
     if coordinators and shared_directory:
-        raise InvalidRequestError("--coordinator names one that runs: --shared-directory belongs to its own start")
+        raise InvalidRequestError(
+            "--coordinator names one that runs: --shared-directory belongs to its start, by `ckptd serve --role "
+            "coordinator --shared-directory`. Leave it out here; or, for a coordinator of this job alone, leave out "
+            "--coordinator and pass --job-dir on all nodes"
+        )
     node = nodes.node_of(os.environ, is_first=first, expects_others=job_dir is not None)
     if shared_directory and node.is_alone:
         raise InvalidRequestError(

@@ -20,6 +20,7 @@ from ckptd.daemon import identity_files
 from ckptd.daemon.config import Config
 from ckptd.engine.catalog.root import read_id
 from ckptd.engine.catalog.shared_trial import SharedTrial
+from ckptd.engine.catalog.state_file import can_be_state
 from ckptd.engine.catalog.term import Term
 from ckptd.engine.front import Engine
 from ckptd.engine.journal import Journal
@@ -158,7 +159,7 @@ class Whole:
         self._scrub: Scrub | None = None
         self._is_shared = config.role == COORDINATOR and config.shared_directory
         self.engine = Coordinator(
-            open_store(config.root, root_mode=_ROOT_MODE, shared=self._is_shared, meter=meter),
+            open_store(config.root, root_mode=_ROOT_MODE, shared=self._is_shared, meter=meter, is_sound=can_be_state),
             settings=settings_of(config, options.priority),
             holder=self._holder,
             journal=journal,

@@ -13,6 +13,7 @@ from ckptd.storage.base import Store
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.shared_directory import SharedDirectory
 from ckptd.storage.local.system_disk import SystemDisk
+from ckptd.storage.local.version_files import IsSound
 from ckptd.storage.memory import MemoryStore
 from ckptd.storage.metered import OF_BUCKET, OF_DISK, Meter, metered, untold
 
@@ -32,6 +33,7 @@ def open_store(
     patience_s: float | None = None,
     root_mode: int = 0o777,
     shared: bool = False,
+    is_sound: IsSound | None = None,
     meter: Meter | None = None,
 ) -> Store:
     """Open the store that `url` names: a path, ``file:///path``, ``memory://name``, ``s3://bucket/path``, or what
@@ -45,6 +47,7 @@ def open_store(
         confined: for local stores, whether symbolic links may lead out of the root, see `LocalStore`.
         root_mode: of a local root, if it has to be created.
         shared: whether other hosts write to that directory as well, see `SharedDirectory`.
+        is_sound: of such a directory: whether an object can have that content.
         patience_s: how long a server that does not answer is tried again; None is for unattended programs.
         meter: is told of every request to the disk or the bucket; memory has none.
 
@@ -53,9 +56,10 @@ def open_store(
     """
     scheme, rest = _split(url)
     if scheme == "file":
-        kind = SharedDirectory if shared else LocalStore
         disk = metered(SystemDisk(), OF_DISK, meter)
-        return kind(rest, disk=disk, confined=confined, root_mode=root_mode)
+        if shared:
+            return SharedDirectory(rest, disk=disk, confined=confined, root_mode=root_mode, is_sound=is_sound)
+        return LocalStore(rest, disk=disk, confined=confined, root_mode=root_mode)
     if shared:
         check_is_directory(url)
     if scheme == "memory":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -10,12 +11,27 @@ from ckptd.engine.catalog import listed, records
 from ckptd.engine.catalog.commit import OnStep, SeenState
 from ckptd.engine.catalog.fence import Fence, Life, Signature, signature_of, signed_by, unsigned
 from ckptd.engine.clock import Clock
-from ckptd.errors import ConflictError, NotFoundError, UnavailableError
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError, UnavailableError
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
 
 _GRAIN_S = 5.0  # a store's clock shows whole seconds, and what a request returns may be off by two
+_OF_CHECKPOINTS = (".index", ".meta")  # those of their files that are ever replaced
 _MOST_ATTEMPTS = 10  # at a state file that others take over again and again
+
+
+def can_be_state(key: str, read: Callable[[], bytes]) -> bool:
+    """Say whether what `read` returns can be the content of the object `key`, as far as state files are concerned.
+
+    Other objects, which the records and the suffixes of a checkpoint tell from them, are not read.
+    """
+    if records.DIRECTORY in key.split("/") or key.endswith(_OF_CHECKPOINTS):
+        return True
+    try:
+        listed.decode_state(read(), key)
+    except CorruptionError:
+        return False
+    return True
 
 
 class StateFile:

@@ -17,12 +17,13 @@ from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.storage.base import Buffer, Lock, ObjectStat
 from ckptd.storage.keys import VERSIONS_SUFFIX, check_directory, check_key, join
 from ckptd.storage.local import lock_files
-from ckptd.storage.local.disk import FileStatus
+from ckptd.storage.local.disk import Disk, FileStatus
 from ckptd.storage.local.local_reader import read_whole
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.mounts import mount_of
 from ckptd.storage.local.os_errors import translated
 from ckptd.storage.local.unfinished import temporary_name
+from ckptd.storage.local.version_files import IsSound
 from ckptd.storage.local.versions import Versions, described, directory_of, object_of
 
 _FORGOTTEN_AFTER_NS = 86_400_000_000_000  # a day, as records stay: what hung for longer is not expected back
@@ -43,6 +44,19 @@ class SharedDirectory(LocalStore):
 
     _describe = staticmethod(described)
 
+    def __init__(
+        self,
+        root: str,
+        *,
+        disk: Disk | None = None,
+        confined: bool = True,
+        root_mode: int = 0o777,
+        is_sound: IsSound | None = None,
+    ) -> None:
+        """See `LocalStore`. What `is_sound` refuses, other programs have put among the versions of an object."""
+        super().__init__(root, disk=disk, confined=confined, root_mode=root_mode)
+        self._is_sound = is_sound
+
     def __repr__(self) -> str:
         return f"SharedDirectory({self.url!r})"
 
@@ -53,7 +67,8 @@ class SharedDirectory(LocalStore):
 
     def at(self, directory: str) -> LocalStore:
         """See `NestedStore`."""
-        return SharedDirectory(self.local_path(directory), disk=self._disk, confined=self._root.confined)
+        path = self.local_path(directory)
+        return SharedDirectory(path, disk=self._disk, confined=self._root.confined, is_sound=self._is_sound)
 
     def broken_promises(self) -> Sequence[str]:
         """See `Store`. What this rests on is tried, with files that are removed again."""
@@ -101,8 +116,11 @@ class SharedDirectory(LocalStore):
         """See `Store`. Versions are compared among all hosts."""
         return self._place(key, data, if_version=if_version)
 
+    def _versions(self, key: str) -> Versions:
+        return Versions(self._root, key, self._is_sound)
+
     def _place(self, key: str, data: Buffer, *, is_new: bool = False, if_version: str | None = None) -> ObjectStat:
-        versions = Versions(self._root, key)
+        versions = self._versions(key)
         writer = self._written(key, data)
         return writer.finish(
             expected=memoryview(data).cast("B"),
@@ -110,7 +128,7 @@ class SharedDirectory(LocalStore):
         )
 
     def _move_in(self, source: int, reserve: str, directory: int, key: str, if_version: str | None) -> None:
-        versions, temporary = Versions(self._root, key), temporary_name(check_key(key)[-1])
+        versions, temporary = self._versions(key), temporary_name(check_key(key)[-1])
         self._disk.move_over(source, reserve, directory, temporary)
         try:
             versions.place(directory, temporary, if_version=if_version)
@@ -130,7 +148,7 @@ class SharedDirectory(LocalStore):
 
     @contextmanager
     def _looked_at(self, key: str) -> Iterator[tuple[int, FileStatus]]:
-        versions = Versions(self._root, key)
+        versions = self._versions(key)
         with translated(key), versions.looked_at() as seen:
             if seen.file is None or seen.status is None:
                 raise NotFoundError("there is no such object", key=key)
@@ -158,7 +176,7 @@ class SharedDirectory(LocalStore):
 
     def _bury(self, key: str, if_version: str | None = None) -> None:
         with translated(key):
-            buried_ns = Versions(self._root, key).bury(if_version)
+            buried_ns = self._versions(key).bury(if_version)
         if buried_ns is not None:
             self._forget_some(key.rpartition("/")[0], buried_ns - _FORGOTTEN_AFTER_NS)
 
@@ -170,7 +188,7 @@ class SharedDirectory(LocalStore):
             gone = sorted(had_versions - names)
             for name in random.sample(gone, min(len(gone), _MOST_FORGOTTEN)):
                 with suppress(OSError):
-                    Versions(self._root, join(directory, name)).forget(before_ns)
+                    self._versions(join(directory, name)).forget(before_ns)
 
     def _with_versions(self, keys: Sequence[str]) -> set[str]:
         found: dict[tuple[str, ...], set[str]] = {}

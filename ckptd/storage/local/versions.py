@@ -9,7 +9,7 @@ own or another owner's, shows the newest again.
 
 So the newest version is what counts, unless ``NAME`` is a file that is no version and newer: that was written by
 another program. A deletion is a version, too. Directories are opened before each look, as this is when NFS compares
-what it remembers of one with the server (close-to-open consistency).
+what it remembers of one with the server (close-to-open consistency). Which files are versions, `version_files` says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckptd.errors import ConflictError, UnavailableError
 from ckptd.storage.base import ObjectStat
@@ -25,10 +25,10 @@ from ckptd.storage.keys import VERSIONS_SUFFIX, check_key
 from ckptd.storage.local import unfinished
 from ckptd.storage.local.disk import FileStatus
 from ckptd.storage.local.local_root import LocalRoot
+from ckptd.storage.local.version_files import BURIED, IsSound, VersionFiles
 
 _log = logging.getLogger(__name__)
 
-_BURIED = b"ckptd: this object was deleted\n"
 _KEPT = 16  # versions, for those that list them meanwhile and those that wake up late
 _MOST_TRIES = 100  # at an object that others change again and again
 
@@ -60,7 +60,8 @@ class Current:
     Attributes:
         file: a descriptor of it; None where there is none.
         status: of that file.
-        number: of its newest version; 0 where it has none yet.
+        number: the highest that is taken; 0 where it has no version yet.
+        version_number: of the newest version; the same, unless another program has put a file there.
         is_newest: that is the file; otherwise another program, or an unconditional change, has put it there.
         chain: a descriptor of the directory of versions; None where there is none.
     """
@@ -68,6 +69,7 @@ class Current:
     file: int | None
     status: FileStatus | None
     number: int = 0
+    version_number: int = 0
     is_newest: bool = False
     chain: int | None = None
 
@@ -80,9 +82,10 @@ class Current:
 class Versions:
     """See the module. Every method raises `OSError` for what the file system refuses."""
 
-    def __init__(self, root: LocalRoot, key: str) -> None:
-        """Look at nothing yet."""
+    def __init__(self, root: LocalRoot, key: str, is_sound: IsSound | None = None) -> None:
+        """Look at nothing yet. Without `is_sound` any content counts."""
         self._root, self._disk, self.key = root, root.disk, key
+        self._files = VersionFiles(root.disk, key, is_sound)
         *parents, self._name = check_key(key)
         self._parents = tuple(parents)
 
@@ -155,12 +158,12 @@ class Versions:
         with ExitStack() as stack:
             directory = stack.enter_context(self._root.opened(self._parents))
             chain = self._open_chain(stack, directory)
-            numbers = [] if chain is None else self._numbers(chain)
+            numbers = [] if chain is None else self._files.numbers(chain)
             newest = self._open(stack, chain, str(numbers[-1])) if numbers else None
             if chain is None or newest is None:
                 return
             status = self._disk.status(newest)
-            if status.modified_ns >= before_ns or not self._is_buried(newest, status):
+            if status.modified_ns >= before_ns or not self._files.is_buried(newest, status):
                 return
             for number in numbers:
                 self._disk.unlink(chain, str(number))
@@ -176,17 +179,22 @@ class Versions:
     # Looking
 
     def _look(self, stack: ExitStack, directory: int) -> Current:
-        for _ in range(_MOST_TRIES):
+        for tries in range(_MOST_TRIES):
             chain = self._open_chain(stack, directory)
-            numbers = [] if chain is None else self._numbers(chain)
+            numbers = [] if chain is None else self._files.numbers(chain)
             shown = self._open(stack, None)
             status = None if shown is None else self._disk.status(shown)
-            if not numbers:
+            if chain is None or not numbers:
                 return Current(shown, status, chain=chain)
-            newest = self._open(stack, chain, str(numbers[-1]))
-            if newest is None or chain is None:
-                continue  # others have gone on so far that this one was removed
-            seen = self._judge(chain, numbers, shown, status, newest)
+            try:
+                number, newest = self._files.newest_sound(
+                    stack, chain, numbers, status, is_patient=tries < _MOST_TRIES - 1
+                )
+            except FileNotFoundError:
+                continue
+            if newest is None:
+                return Current(shown, status, numbers[-1], chain=chain)
+            seen = replace(self._judge(chain, numbers, shown, status, newest), version_number=number)
             if seen.is_newest or seen.status is None:
                 self._show(directory, seen, status)
             return seen
@@ -197,7 +205,7 @@ class Versions:
     ) -> Current:
         """Decide between what is shown and the newest version."""
         number, newest_status = numbers[-1], self._disk.status(newest)
-        is_buried = self._is_buried(newest, newest_status)
+        is_buried = self._files.is_buried(newest, newest_status)
         if status is not None and status.inode != newest_status.inode:
             is_older = status.modified_ns < newest_status.modified_ns
             if not is_older and not self._is_version(chain, numbers, status):
@@ -213,12 +221,6 @@ class Versions:
             opened = (self._open(stack, chain, str(number)) for number in numbers)
             return any(each is not None and self._disk.status(each).inode == status.inode for each in opened)
 
-    def _is_buried(self, file: int, status: FileStatus) -> bool:
-        if status.size_bytes != len(_BURIED):
-            return False
-        data = bytearray(len(_BURIED))
-        return self._disk.read_into(file, 0, memoryview(data)) == len(_BURIED) and data == _BURIED
-
     def _open_chain(self, stack: ExitStack, directory: int) -> int | None:
         try:
             chain = self._disk.open_directory(directory, directory_of(self._name), confined=True)
@@ -227,15 +229,11 @@ class Versions:
         stack.callback(self._disk.close, chain)
         return chain
 
-    def _numbers(self, chain: int) -> list[int]:
-        names = (entry.name for entry in self._disk.entries(chain))
-        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
-
     def _newest(self, directory: int) -> int:
         """Return the number of the newest version, looked up anew."""
         with ExitStack() as stack:
             chain = self._open_chain(stack, directory)
-            return 0 if chain is None else max(self._numbers(chain), default=0)
+            return 0 if chain is None else max(self._files.numbers(chain), default=0)
 
     def _open(self, stack: ExitStack, chain: int | None, name: str = "") -> int | None:
         """Open a version, or the object as other programs see it."""
@@ -279,7 +277,7 @@ class Versions:
             return None
         temporary, file = unfinished.new_file(self._disk, directory, self._name)
         try:
-            self._disk.write(file, 0, _BURIED, bulk=False)
+            self._disk.write(file, 0, BURIED, bulk=False)
             self._disk.sync(file)
             if self._claim(directory, temporary, chain, seen.number + 1) is None:
                 return None
@@ -332,9 +330,10 @@ class Versions:
 
     def _clean(self, chain: int, number: int) -> None:
         with suppress(OSError):
-            for old in self._numbers(chain):
+            for old in self._files.numbers(chain):
                 if old <= number - _KEPT:
-                    self._disk.unlink(chain, str(old))
+                    with suppress(OSError):  # a directory, say, that another program has made there
+                        self._disk.unlink(chain, str(old))
 
     # What other programs see
 
@@ -347,7 +346,7 @@ class Versions:
         try:
             if seen.chain is not None and seen.is_newest:
                 away = unfinished.temporary_name(self._name)
-                self._disk.link(seen.chain, str(seen.number), directory, away)
+                self._disk.link(seen.chain, str(seen.version_number), directory, away)
                 self._disk.rename_over(directory, away, self._name)
                 self._disk.sync_directory(directory)
                 with suppress(FileNotFoundError):  # it stays if another process has shown the same in this moment

@@ -23,7 +23,7 @@ def _no_job(monkeypatch):
         (["--root", "/c", "--coordinator", "a:1", "--first", "--", "true"], "--coordinator names one that runs"),
         (["--root", "/c", "--coordinator", "a:1", "--job-dir", "d", "--", "true"], "--coordinator names one that runs"),
         (["--root", "/c", "--coordinator", "a:1", "--port", "7", "--", "true"], "--advertise and --port are of nodes"),
-        (["--root", "/c", "--coordinator", "a:1", "--shared-directory", "--", "true"], "belongs to its own start"),
+        (["--root", "/c", "--coordinator", "a:1", "--shared-directory", "--", "true"], "pass --job-dir on all nodes"),
         (["--root", "/c", "--shared-directory", "--", "true"], "--shared-directory is for several nodes"),
         (["--root", "s3://b/c", "--shared-directory", "--job-dir", "d", "--", "true"], "'s3://b/c' is no directory"),
         (["--root", "/c", "--ca", "f", "--", "true"], "--ca and --token-file belong to --coordinator"),

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from ckptd.engine.catalog import records, survey
+from ckptd.engine.catalog.state_file import can_be_state
 from ckptd.engine.front import Engine
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import Settings
 from ckptd.errors import CorruptionError
 from ckptd.storage.local.shared_directory import SharedDirectory
+from ckptd.storage.local.versions import directory_of
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.clock import HandClock
 from tests.fakes.job import WAIT_S, Rank, save_all
@@ -76,4 +78,25 @@ def test_what_a_daemon_repairs_itself_is_no_other_owners(tmp_path: Path) -> None
     assert [each.step for each in coordinator.checkpoints(RUN)] == [1]
     rank = Rank(coordinator, 0, 1, life="b").join()
     assert save_all([rank], 2).step == 2
+    coordinator.close()
+
+
+def test_a_file_among_the_versions_of_a_state_file_takes_no_run_back(tmp_path: Path) -> None:
+    store = SharedDirectory(str(tmp_path), is_sound=can_be_state)
+    coordinator = Coordinator(store, settings=Settings(), clock=HandClock())
+    coordinator.open()
+    rank = Rank(coordinator, 0, 1).join()
+    assert [save_all([rank], step).step for step in (1, 2)] == [1, 2]
+    state = (tmp_path / RUN / "checkpoint").read_bytes()
+    versions = tmp_path / RUN / directory_of("checkpoint")
+    newest = max(int(path.name) for path in versions.iterdir())
+    for number, stray in enumerate((b"", b"\xff", b"a backup\n"), newest + 1):
+        (versions / f"{number}").write_bytes(stray)
+    assert [each.step for each in coordinator.checkpoints(RUN)] == [1, 2]
+    assert (tmp_path / RUN / "checkpoint").read_bytes() == state
+    assert save_all([rank], 3).step == 3
+    coordinator.close()
+    coordinator = Coordinator(store, settings=Settings(), clock=HandClock())
+    coordinator.open()
+    assert [each.step for each in coordinator.checkpoints(RUN)] == [1, 2, 3]
     coordinator.close()

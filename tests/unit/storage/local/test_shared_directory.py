@@ -162,6 +162,57 @@ def test_what_another_program_writes_counts_and_is_noticed(store: SharedDirector
     assert (store.get(KEY), _shown(tmp_path)) == (b"2", b"2")
 
 
+def _stray(kind: str, path: Path) -> None:
+    match kind:
+        case "a copy":
+            path.write_bytes(b"stray")
+        case "a directory":
+            path.mkdir()
+        case "a link to nothing":
+            path.symlink_to("nothing")
+        case "a link that leads out":
+            path.symlink_to("/etc/passwd")
+        case "a pipe":
+            os.mkfifo(path)
+
+
+@pytest.mark.parametrize("number", ["3", "7", "20261201"])
+@pytest.mark.parametrize("kind", ["a copy", "a directory", "a link to nothing", "a link that leads out", "a pipe"])
+def test_what_another_program_puts_among_the_versions_is_none(
+    kind: str, number: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SharedDirectory(str(tmp_path), is_sound=lambda _key, read: read() != b"stray")
+    store.put(KEY, b"0")
+    _go_on(store, b"1")
+    seen = _version(store)
+    assert [path.name for path in sorted(_versions(tmp_path).iterdir())] == ["1", "2"]
+    _stray(kind, _versions(tmp_path) / number)
+    assert (store.get(KEY), _shown(tmp_path)) == (b"1", b"1")
+    assert f"{number} among the versions of {KEY} is none of them" in caplog.text
+    store.replace(KEY, b"2", if_version=seen)
+    assert (store.get(KEY), _shown(tmp_path)) == (b"2", b"2")
+    if number == "3":  # a version that other programs do not see is shown, past what follows it
+        (tmp_path / "run" / "old").hardlink_to(_versions(tmp_path) / "2")
+        _stray(kind, _versions(tmp_path) / "9")
+        (tmp_path / "run" / "old").rename(tmp_path / KEY)
+        assert (store.get(KEY), _shown(tmp_path)) == (b"2", b"2")
+    _go_on(store, *(b"%d" % number for number in range(3, 40)))
+    assert (store.get(KEY), _shown(tmp_path)) == (b"39", b"39")
+    if number != "20261201":  # what is far above stays until so many changes have come
+        caplog.clear()
+        assert store.get(KEY) == b"39"
+        assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["007", "0", "9" * 18, "9" * 200, "\u0663", "1~"])
+def test_a_name_that_is_no_number_of_ours_is_left_alone(store: SharedDirectory, tmp_path: Path, name: str) -> None:
+    _go_on(store, b"1")
+    (_versions(tmp_path) / name).write_bytes(b"stray")
+    _go_on(store, b"2")
+    assert (store.get(KEY), _shown(tmp_path)) == (b"2", b"2")
+    assert (_versions(tmp_path) / name).exists()
+
+
 def test_what_another_program_deletes_is_gone(store: SharedDirectory, tmp_path: Path) -> None:
     _go_on(store, b"1")
     (tmp_path / KEY).unlink()
