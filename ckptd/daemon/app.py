@@ -42,8 +42,7 @@ from ckptd.wire.channels import ConnectionLife
 from ckptd.wire.server_tls import Tls
 
 if TYPE_CHECKING:
-    from ckptd.daemon.measuring import Measuring
-    from ckptd.daemon.web import Web
+    from ckptd.daemon.web import Observing, Web
 
 TICK_S = 0.2
 LEAVE_S = 15.0
@@ -79,7 +78,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     seen = identity_files.signature(config)
     options = server_options(config, environ)
     exposed = exposure_warnings(options, check_exposure(options), check_http_exposure(options))
-    measuring = _measuring(config)  # what is missing for it ends the start before anything is opened
+    observing = _observing(config)  # what is missing for it ends the start before anything is opened
     for warning in exposed:
         _log.warning("%s", warning)
     options.priority.check()
@@ -90,13 +89,13 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
         _log.warning("%s", caveat)
     audit = AuditLog(config.audit_log, required=config.audit_required)
     history = None if config.role == roles.AGENT else History()  # of many hosts the coordinator keeps it
-    journal = _journal(audit, measuring, history)
-    role = roles.of(config, options, journal, environ, None if measuring is None else measuring.store_meter)
+    journal = _journal(audit, observing, history)
+    role = roles.of(config, options, journal, environ, None if observing is None else observing.measuring.store_meter)
     with _starting(audit, config, options) as is_up:
         role.open()
         with Ticker(role), _kept(history, role):
             return asyncio.run(
-                _serve(role, options, config, audit, journal, measuring, history, is_up, seen, allowed, exposed)
+                _serve(role, options, config, audit, journal, observing, history, is_up, seen, allowed, exposed)
             )
 
 
@@ -113,10 +112,10 @@ def _kept(history: History | None, role: Role) -> Iterator[None]:
         history.close()
 
 
-def _journal(audit: AuditLog, measuring: Measuring | None, history: History | None) -> Journal:
+def _journal(audit: AuditLog, observing: Observing | None, history: History | None) -> Journal:
     others = [] if history is None else [history]
-    if measuring is not None:
-        return measuring.journal(audit, *others)
+    if observing is not None:
+        return observing.journal(audit, *others)
     return Journals(audit, *others) if others else audit
 
 
@@ -194,7 +193,7 @@ async def _serve(
     config: Config,
     audit: AuditLog,
     journal: Journal,
-    measuring: Measuring | None,
+    observing: Observing | None,
     history: History | None,
     is_up: Callable[[Sequence[str]], None],
     seen: identity_files.Signature,
@@ -220,14 +219,14 @@ async def _serve(
     hangups = Hangups(audit.reopen, files.look_now)
     loop.add_signal_handler(signal.SIGHUP, hangups.came)
     try:
-        web = None if measuring is None else _web(config, options, server, measuring)
+        web = None if observing is None else _web(config, options, server, observing)
         listening = await server.start()
         for warning in server.warnings:
             if warning not in exposed:  # it names the port that was chosen
                 _log.warning("%s", warning)
         role.listens(listening)
         if web is not None:
-            web.start(role.engine)
+            web.start(role.engine, role.hosts)
         await loop.run_in_executor(None, role.begin)
         _announce(listening, role, config, "" if web is None else web.url)
         is_up([*listening, *([] if web is None else [web.url])])
@@ -316,20 +315,20 @@ def _end_as_a_crash_does(config: Config, exit_code: int = SessionAbortedError.ex
     os._exit(exit_code)
 
 
-def _measuring(config: Config) -> Measuring | None:
-    """Begin to measure, if that is to be shown: only then is the code for HTTP loaded."""
+def _observing(config: Config) -> Observing | None:
+    """Begin to observe, if that is to be shown: only then is the code for HTTP loaded."""
     if config.http is None:
         return None
-    from ckptd.daemon import web
+    from ckptd.daemon.web import Observing
 
-    return web.measuring(config)
+    return Observing(config)
 
 
-def _web(config: Config, options: ServerOptions, server: Server, measuring: Measuring) -> Web:
+def _web(config: Config, options: ServerOptions, server: Server, observing: Observing) -> Web:
     """Take the port for HTTP."""
     from ckptd.daemon.web import Web
 
-    return Web(config, options, server, measuring)
+    return Web(config, options, server, observing)
 
 
 def _announce(listening: Sequence[str], role: Role, config: Config, http: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from dataclasses import dataclass
 
 from ckptd.access.visits import Visit, Visitor
 from ckptd.daemon.config import Config
 from ckptd.engine.front import Engine
+from ckptd.engine.journal import Journal
 from ckptd.errors import InvalidRequestError
+from ckptd.service.agents import Attending
 from ckptd.service.exposure import check_http_exposure
 from ckptd.service.server import Server, ServerOptions
 from ckptd.wire import addresses
@@ -18,10 +21,13 @@ from ckptd.wire.server_tls import Tls
 
 try:
     from ckptd.daemon.measuring import Measuring
+    from ckptd.daemon.page_source import DaemonSource
     from ckptd.web.application import Application
     from ckptd.web.host_names import HostNames
     from ckptd.web.listener import Listener, bind
     from ckptd.web.metrics_page import MetricsPage
+    from ckptd.web.recent import RecentPast
+    from ckptd.web.site import Site
     from ckptd.web.tls import RenewableTls
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] == "ckptd":
@@ -33,15 +39,23 @@ except ModuleNotFoundError as error:
 _ALIVE_S = 5.0  # an event loop that takes longer does not serve
 
 
-def measuring(config: Config) -> Measuring:
-    """Begin to measure what is to be shown."""
-    return Measuring(config)
+class Observing:
+    """What is measured and kept of what happens, to be shown. It begins before the engine does anything."""
+
+    def __init__(self, config: Config) -> None:
+        """Begin."""
+        self.measuring, self.past = Measuring(config), RecentPast()
+        logging.getLogger("ckptd").addHandler(self.past.handler)
+
+    def journal(self, first: Journal, *others: Journal) -> Journal:
+        """Return a journal that tells `first`, then what is observed, and then `others`."""
+        return self.measuring.journal(first, self.past, *others)
 
 
 class Web:
     """The listener of one server. Its methods belong to the server's event loop, but `renew`."""
 
-    def __init__(self, config: Config, options: ServerOptions, server: Server, measuring: Measuring) -> None:
+    def __init__(self, config: Config, options: ServerOptions, server: Server, observing: Observing) -> None:
         """Take the port, and let `server` know it, which is not started yet.
 
         Raises:
@@ -55,16 +69,26 @@ class Web:
         advertised = [addresses.parse(text).host for text in config.advertise]
         host = socket.gethostname()
         names = HostNames([address.host, host, host.partition(".")[0], config.name or "", *advertised])
-        daemon = _OfServer(server, asyncio.get_running_loop())
-        self._server, self._measuring = server, measuring
-        self._page = MetricsPage(measuring.render)
-        self._listener = Listener(Application(daemon, names, {"/metrics": self._page.answer}), listening, self._tls)
-        self._looking: asyncio.Task[None] | None = None
+        self._daemon = _OfServer(server, asyncio.get_running_loop())
+        self._server, self._observing, self._names, self._socket = server, observing, names, listening
+        self._page = MetricsPage(observing.measuring.render)
+        self._listener: Listener | None = None
+        self._site: Site | None = None
+        self._looking: list[asyncio.Task[None]] = []
 
-    def start(self, engine: Engine) -> None:
-        """Answer from now on, with what is in `engine`."""
-        self._measuring.look_at(engine, self._server)
-        self._looking = asyncio.create_task(self._measuring.run(self._server))
+    def start(self, engine: Engine, hosts: Attending | None) -> None:
+        """Answer from now on, with what is in `engine`; `hosts` are those whose agents attend, if any may."""
+        source = DaemonSource(engine, self._server, hosts)
+        self._site = Site(source, self._observing.past, source.hosts)
+        application = Application(
+            self._daemon, self._names, {"/metrics": self._page.answer, **self._site.routes}, self._site.shell
+        )
+        self._observing.measuring.look_at(engine, self._server)
+        self._looking = [
+            asyncio.create_task(self._observing.measuring.run(self._server)),
+            asyncio.create_task(source.keep_looking()),
+        ]
+        self._listener = Listener(application, self._socket, self._tls)
         self._listener.start()
 
     def renew(self, tls: Tls | None) -> None:
@@ -74,9 +98,13 @@ class Web:
 
     async def stop(self) -> None:
         """Answer no more."""
-        if self._looking is not None:
-            self._looking.cancel()
+        for each in self._looking:
+            each.cancel()
         self._page.close()
+        if self._listener is None or self._site is None:
+            self._socket.close()
+            return
+        self._site.close()
         await asyncio.get_running_loop().run_in_executor(None, self._listener.stop)
 
 

@@ -17,15 +17,18 @@ from ckptd.access.visits import Porter, Visit
 from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
 from ckptd.web.connection import CONNECTION, HEAD_BYTES, OtherEnd
 from ckptd.web.host_names import HostNames
+from ckptd.web.shell import POLICY, Shell
 
 FOR_ALL = frozenset({"/livez", "/readyz"})
+FOR_ALL_BELOW = "/static/"
+"""The style and scripts of pages are no secret, and the page that refuses a visitor has them, too."""
 
 _RIGHTS = {"/metrics": Right.METRICS}
 """What a page needs besides `Right.READ`."""
 
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -48,9 +51,14 @@ class ServedDaemon(Porter, Protocol):
 class Application:
     """An ASGI application over one daemon."""
 
-    def __init__(self, daemon: ServedDaemon, names: HostNames, routes: Mapping[str, Any]) -> None:
-        """Answer at the paths of health, and with `routes` at those that need an identity."""
-        self._daemon, self._names = daemon, names
+    def __init__(
+        self, daemon: ServedDaemon, names: HostNames, routes: Mapping[str, Any], shell: Shell | None = None
+    ) -> None:
+        """Answer at the paths of health, and with `routes` at those that need an identity.
+
+        With a `shell` refusals are pages to who wants pages.
+        """
+        self._daemon, self._names, self._shell = daemon, names, shell
         health = {"/livez": self._live, "/readyz": self._ready}
         self._inner = Starlette(
             routes=[Route(path, answer) for path, answer in {**health, **routes}.items()],
@@ -63,14 +71,15 @@ class Application:
 
         async def send_guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
+                told = {name.lower() for name, _ in message["headers"]}
                 own = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *own]}
+                message = {**message, "headers": [*message["headers"], *(one for one in own if one[0] not in told)]}
             await send(message)
 
         answer: Any = self._inner
         if _head_bytes(scope) > HEAD_BYTES:
             answer = _text(_TOO_LONG, f"the request has more than {HEAD_BYTES} bytes before its body")
-        elif scope["path"] not in FOR_ALL:
+        elif scope["path"] not in FOR_ALL and not scope["path"].startswith(FOR_ALL_BELOW):
             answer = await self._refusal(Request(scope)) or self._inner
         try:
             await answer(scope, receive, send_guarded)
@@ -84,8 +93,10 @@ class Application:
         host = request.headers.get("host", "")
         # A token is shown by none that a stranger's page could make call us.
         if shown is None and not self._names.knows(host):
-            return _text(
-                _MISDIRECTED, f"it is not known by the name {host[:200]!r}: use its address, or the name of its host"
+            return self._told(
+                request,
+                _MISDIRECTED,
+                f"it is not known by the name {host[:200]!r}: use its address, or the name of its host",
             )
         visit = Visit(
             f"{request.method} {request.url.path}"[:200],
@@ -100,14 +111,20 @@ class Application:
             request.state.visitor = await self._daemon.admit(visit)
         except UnauthenticatedError as error:
             how = f"{error}; over HTTP a token is the header Authorization: Bearer TOKEN"
-            return _text(_UNAUTHENTICATED, how, {"WWW-Authenticate": 'Bearer realm="ckptd"'})
+            return self._told(request, _UNAUTHENTICATED, how, {"WWW-Authenticate": 'Bearer realm="ckptd"'})
         except NotPermittedError as error:
-            return _text(_FORBIDDEN, str(error))
+            return self._told(request, _FORBIDDEN, str(error))
         except UnavailableError as error:
-            return _text(_TOO_MANY, str(error), {"Retry-After": "1"})
+            return self._told(request, _TOO_MANY, str(error), {"Retry-After": "1"})
         except CkptdError as error:
-            return _text(_NOT_NOW, str(error))
+            return self._told(request, _NOT_NOW, str(error))
         return None
+
+    def _told(self, request: Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+        """Answer with text, or as a page where a browser wants one."""
+        if self._shell is None or "text/html" not in request.headers.get("accept", ""):
+            return _text(status, text, headers)
+        return self._shell.told(status, text, **(headers or {}))
 
     async def _live(self, _request: Request) -> Response:
         if await self._daemon.is_alive():

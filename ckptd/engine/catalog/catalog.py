@@ -143,6 +143,10 @@ class Catalog:
         incomplete = (each for each in ledger.records.values() if each.published and each.save_id in ledger.incomplete)
         return any(record.prefix == prefix for record in (*quarantine.quarantined(ledger), *incomplete))
 
+    def foreseen(self) -> tuple[Verdict, ...]:
+        """Return what becomes of each listed checkpoint if one more is saved now. Reads nothing."""
+        return self._publishing.foreseen(self.upkeep.policy, self.upkeep.mark)
+
     def why_lost(self, name: str, step: int | None) -> str:
         """Return why a save of a step would replace what could not be brought back, in words; "" if that is not so."""
         if not self.exists(name, step) or self.is_replaceable(name, step):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ckptd.engine.catalog.floor import NO_FLOOR, Floor
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.retention import Action, Candidate, Decision, RetentionPolicy, Rule, decide
+from ckptd.engine.catalog.retention import Action, Candidate, Decision, RetentionPolicy, Rule, Verdict, decide
 from ckptd.engine.catalog.tensorflow_rules import ManagerHousekeeping
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.format.state_file import CheckpointState
@@ -151,17 +151,7 @@ class Listing:
 
     def reduced(self, policy: RetentionPolicy, mark: float, floor: Floor = NO_FLOOR) -> tuple[Listing, Decision]:
         """Let the rule record the last entry; return what stays, and the verdicts, in this list's order."""
-        candidates = [
-            Candidate(
-                entry.checkpoint.prefix,
-                entry.at,
-                pinned=entry.checkpoint.pinned,
-                is_managed=entry.is_managed,
-                is_released=entry.record is not None and entry.record.released,
-            )
-            for entry in self.entries
-        ]
-        decision = decide(policy, candidates, mark, floor)
+        decision = decide(policy, self._candidates(), mark, floor)
         staying = [
             entry
             for entry, verdict in zip(self.entries, decision.verdicts, strict=True)
@@ -171,6 +161,24 @@ class Listing:
         if policy.rule is Rule.SAVER and not policy.max_to_keep:
             left = left.with_latest_forgotten()
         return left, decision
+
+    def foreseen(
+        self, policy: RetentionPolicy, mark: float, now: float, floor: Floor = NO_FLOOR
+    ) -> tuple[Verdict, ...]:
+        """Return what would become of each entry if one more were saved at `now`, in this list's order."""
+        return decide(policy, [*self._candidates(), Candidate("", now)], mark, floor).verdicts[:-1]
+
+    def _candidates(self) -> list[Candidate]:
+        return [
+            Candidate(
+                entry.checkpoint.prefix,
+                entry.at,
+                pinned=entry.checkpoint.pinned,
+                is_managed=entry.is_managed,
+                is_released=entry.record is not None and entry.record.released,
+            )
+            for entry in self.entries
+        ]
 
     def encode(self, style: Style, location: Callable[[str], str]) -> bytes:
         """Return the state file's bytes, as TensorFlow writes them. Not for an empty list.

@@ -81,6 +81,11 @@ class Publishing:
         ledger.kept([verdict for verdict in decision.verdicts if verdict.action is not Action.DROP])
         return decision.mark
 
+    def foreseen(self, policy: RetentionPolicy, mark: float) -> tuple[Verdict, ...]:
+        """Return what becomes of each listed checkpoint if one more is saved now."""
+        ledger = self._ledger
+        return ledger.listing.foreseen(policy, mark, ledger.clock.wall_s(), self._floor())
+
     def keep_unlisted(self, record: Record) -> Record:
         """Take up a committed save that no state file is to name; pending until `settle`. Nothing is written."""
         record = replace(record, preserved=record.prefix_key not in self._ledger.listed())

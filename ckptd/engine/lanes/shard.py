@@ -21,6 +21,16 @@ class Debt(NamedTuple):
     idle_s: float
     at_store_s: float | None = None  # for how long the store has not taken what it is given
 
+    def plus(self, other: Debt) -> Debt:
+        """Return this and what the same rank has to send to another shard."""
+        at_store = [each for each in (self.at_store_s, other.at_store_s) if each is not None]
+        return Debt(
+            self.owed_bytes + other.owed_bytes,
+            self.total_bytes + other.total_bytes,
+            min(self.idle_s, other.idle_s),
+            max(at_store, default=None),
+        )
+
     def __str__(self) -> str:
         owed = f"{describe_bytes(self.owed_bytes)} of {describe_bytes(self.total_bytes)}"
         if self.at_store_s is None:

@@ -19,7 +19,7 @@ from ckptd.engine.lanes.elsewhere import RemoteShard
 from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.lanes.host_share import crossing_bytes
 from ckptd.engine.lanes.merge import merge
-from ckptd.engine.lanes.shard import Shard
+from ckptd.engine.lanes.shard import Debt, Shard
 from ckptd.engine.layout import Assignment, Lane, LaneTransport, Layout
 from ckptd.engine.log import log_crossing, log_differences, logger
 from ckptd.engine.replicas import Difference
@@ -268,6 +268,15 @@ class Plan:
         debts = [debt for shard in self.shards for debt in shard.debts().values()]
         total = sum(debt.total_bytes for debt in debts)
         return total - sum(debt.owed_bytes for debt in debts), total
+
+    def debts(self) -> dict[int, Debt]:
+        """Return what each rank with bytes has still to send, over all shards; {} before they are there."""
+        debts: dict[int, Debt] = {}
+        for shard in self.shards:
+            for rank, debt in shard.debts().items():
+                before = debts.get(rank)
+                debts[rank] = debt if before is None else before.plus(debt)
+        return debts
 
     def forget(self) -> None:
         """Free what is large, as ended saves are remembered for a while."""

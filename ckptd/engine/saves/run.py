@@ -223,6 +223,7 @@ class Run:
             problems=(*self.stored.problems_in_words(), *([shortage] if shortage else [])),
             damaged=tuple(self.stored.quarantined()),
             checkpoints=checkpoints,
+            foreseen=self.stored.foreseen,
         )
 
     # Time and the end.

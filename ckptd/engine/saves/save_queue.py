@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import uuid
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 
 from ckptd.engine.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ from ckptd.engine.saves.remembered import remembered
 from ckptd.engine.saves.save import Save
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.surroundings import Surroundings
-from ckptd.engine.saves.views import SaveView
+from ckptd.engine.saves.views import RankView, SaveView
 from ckptd.engine.saves.withdrawals import Withdrawals
 from ckptd.errors import CkptdError, NotFoundError, SessionAbortedError
 from ckptd.format.names import prefix_for
@@ -356,7 +356,21 @@ def _view(save: Save, now: float) -> SaveView:
         needed_ranks=tuple(sorted(save.needed())),
         transports=frozenset(claim.transport for claim in save.claims.values()),
         crossing_bytes=save.plan.crossing_bytes,
+        ranks=tuple(_ranks(save)),
     )
+
+
+def _ranks(save: Save) -> Iterator[RankView]:
+    debts = save.plan.debts()
+    for rank in range(save.session.world_size):
+        claim, debt = save.claims.get(rank), debts.get(rank)
+        if claim is None:
+            yield RankView(rank, has_declared=False)
+        elif debt is None:
+            yield RankView(rank, has_declared=True, host=claim.host, transport=claim.transport)
+        else:
+            received, idle_s = debt.total_bytes - debt.owed_bytes, debt.idle_s if debt.owed_bytes else 0.0
+            yield RankView(rank, True, received, debt.total_bytes, idle_s, claim.host, claim.transport)
 
 
 def _owed_bytes(save: Save) -> int | None:

@@ -15,7 +15,7 @@ from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
 from ckptd.engine.catalog.ledger import ConfirmRoot, confirm_nothing
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.retention import RetentionPolicy, requested
+from ckptd.engine.catalog.retention import RetentionPolicy, Verdict, requested
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import RunOptions
@@ -27,10 +27,7 @@ from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.run_journal import RunJournal
 from ckptd.engine.saves.starts import is_same_save
 from ckptd.engine.series import NamedStep, latest_of, name_of
-from ckptd.errors import (
-    CkptdError,
-    ConflictError,
-)
+from ckptd.errors import CkptdError, ConflictError
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
@@ -49,6 +46,7 @@ class ServedCatalog:
         options: what the run's members requested, as far as the catalog follows it.
         problems: what is wrong with the run's files, found when it was opened, in words.
         passed_by: listed as newer than the latest, but not whole; until the next save.
+        foreseen: what becomes of each listed checkpoint if one more is saved, as of the last change.
         durable_epoch: the epoch that the store knows; guarded by `lock`.
     """
 
@@ -90,6 +88,7 @@ class ServedCatalog:
         self.options = RunOptions()
         self.problems: tuple[str, ...] = ()
         self.passed_by: tuple[str, ...] = ()
+        self.foreseen: tuple[Verdict, ...] = ()
         self.durable_epoch = 0
         self.stepped_at: dict[str, float] = {}  # when each kind of durable step was begun last, on the boot clock
         self._store, self._name, self._clock, self._undo_s = store, name, clock, undo_s
@@ -176,7 +175,7 @@ class ServedCatalog:
         self._checkpoints = tuple(self.catalog.contents.checkpoints())
         self._listed, self._forgotten = tuple(self.catalog.contents.listed()), tuple(self.catalog.contents.forgotten())
         self._quarantined = tuple(self.catalog.contents.quarantined())
-        self.stored_bytes = self.catalog.contents.stored_bytes()
+        self.stored_bytes, self.foreseen = self.catalog.contents.stored_bytes(), self.catalog.foreseen()
         self._on_look(frozenset(checkpoint.save_id for checkpoint in self._checkpoints))
         self._is_rest_noted = not self._notes_rest
         self._rests_since = self._clock.boot_s()

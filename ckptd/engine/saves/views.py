@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.retention import Verdict
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Member, SaveRef
 from ckptd.engine.layout import LaneTransport
@@ -12,10 +13,33 @@ from ckptd.engine.saves.session import Phase
 
 
 @dataclass(frozen=True, slots=True)
+class RankView:
+    """One rank's part in a save under way.
+
+    Attributes:
+        rank: which one.
+        has_declared: whether it has said what it saves.
+        received_bytes, size_bytes: of what it owes; 0 of 0 before the save is planned, and where it owes nothing.
+        idle_s: for how long nothing came from it, while it owes something.
+        host: whose agent writes its bytes; "" when they come here.
+        transport: how its bytes arrive; None before it has declared.
+    """
+
+    rank: int
+    has_declared: bool
+    received_bytes: int = 0
+    size_bytes: int = 0
+    idle_s: float = 0.0
+    host: str = ""
+    transport: LaneTransport | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SaveView:
     """One save under way, which cannot go on without `needed_ranks`. `age_s` counts from its first declaration.
 
-    `crossing_bytes` go from a rank of one host to the shard of another.
+    `crossing_bytes` go from a rank of one host to the shard of another. `ranks` are in their order, as far as they are
+    known here.
     """
 
     save: SaveRef
@@ -27,6 +51,7 @@ class SaveView:
     needed_ranks: tuple[int, ...]
     transports: frozenset[LaneTransport]
     crossing_bytes: int = 0
+    ranks: tuple[RankView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +68,7 @@ class RunView:
 
     `quarantined` says why it cannot be opened, and what to do; "" for one that is open. `problems` are things about an
     open run that a person should know, such as records that cannot be read. `damaged` are the records of checkpoints
-    that are in quarantine, `checkpoints` all others.
+    that are in quarantine, `checkpoints` all others; `foreseen` is what becomes of the listed ones with the next save.
     """
 
     run: str
@@ -58,6 +83,7 @@ class RunView:
     problems: tuple[str, ...] = ()
     damaged: tuple[Record, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
+    foreseen: tuple[Verdict, ...] = ()
 
     @classmethod
     def at_rest(cls, run: str, *, quarantined: str = "", problems: tuple[str, ...] = ()) -> RunView:

@@ -1,0 +1,112 @@
+"""How pages write sizes, times and names. Names come from clients: what is not plainly visible is an escape."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from datetime import datetime
+from urllib.parse import quote
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.errors import readable_size
+from ckptd.printable import counted, printable
+
+_MOST_CHARACTERS = 300
+
+size = readable_size
+
+
+def name(text: object, limit: int = _MOST_CHARACTERS) -> str:
+    """Return text of others as it may be shown, cut where it is very long."""
+    return printable(str(text), limit=limit)
+
+
+def duration(seconds: float | None) -> str:
+    """Format a span with the two figures that matter: ``3.2 ms``, ``4.1 s``, ``2 min 5 s``, ``3 h 10 min``."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def rate(bytes_per_s: float | None) -> str:
+    """Format a rate: ``1.9 GB/s``."""
+    return "–" if bytes_per_s is None else f"{readable_size(round(bytes_per_s))}/s"
+
+
+def moment(at: float) -> str:
+    """Format wall-clock seconds since the epoch as local date and time."""
+    try:
+        return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return "–"
+
+
+def iso(at: float) -> str:
+    """Format a moment for machines, as `<time>` has it."""
+    try:
+        return datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):
+        return ""
+
+
+def percent(part: float, whole: float) -> str:
+    """Format a share: ``62 %``."""
+    return "–" if whole <= 0 else f"{max(0.0, min(1.0, part / whole)):.0%}".replace("%", " %")
+
+
+def last_part(prefix: str) -> str:
+    """Return the name of a checkpoint: ``model.ckpt-1200``."""
+    return prefix.rsplit("/", 1)[-1]
+
+
+def command(*words: object) -> str:
+    """Return a command as it is typed into a shell."""
+    return " ".join(shlex.quote(printable(str(word))) for word in words)
+
+
+def run_url(run: str) -> str:
+    """Return the address of a run's page."""
+    return f"/runs/{_quoted(run)}"
+
+
+def checkpoint_url(run: str, checkpoint: Checkpoint) -> str:
+    """Return the address of a checkpoint's page: ``/runs/mnist/checkpoints/model.ckpt-1200``."""
+    return f"{run_url(run)}/checkpoints/{_quoted(last_part(checkpoint.prefix))}"
+
+
+def as_json(value: object) -> str:
+    """Return JSON that may stand in an attribute; what it cannot hold (NaN) is null."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+FILTERS = {
+    "name": name,
+    "size": size,
+    "duration": duration,
+    "rate": rate,
+    "moment": moment,
+    "iso": iso,
+    "last_part": last_part,
+}
+GLOBALS = {
+    "percent": percent,
+    "counted": counted,
+    "command": command,
+    "run_url": run_url,
+    "checkpoint_url": checkpoint_url,
+    "as_json": as_json,
+}
+
+
+def _quoted(text: str) -> str:
+    return quote(text.encode("utf-8", "surrogateescape"), safe="/")
