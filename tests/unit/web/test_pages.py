@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from ckptd.access.callers import Caller, UnauthenticatedError
 from ckptd.access.visits import Visit, Visitor
-from ckptd.engine.catalog.retention import Action, Verdict
+from ckptd.engine.catalog.retention import Action, Verdict, Why
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.saves.session import Phase
@@ -101,9 +101,9 @@ def client_of(source, recent=None):
 def test_a_page_needs_no_script_and_tells_what_is_kept_why_and_what_goes_next():
     kept = (checkpoint(100, pinned=True), checkpoint(200), checkpoint(300))
     verdicts = (
-        Verdict(kept[0].prefix, Action.KEEP, "it is pinned"),
-        Verdict(kept[1].prefix, Action.DROP, "older than the newest 1"),
-        Verdict(kept[2].prefix, Action.KEEP, "one of the newest 1"),
+        Verdict(kept[0].prefix, Action.KEEP, "it is pinned", Why.PINNED),
+        Verdict(kept[1].prefix, Action.DROP, "older than the newest 1", Why.TOO_MANY),
+        Verdict(kept[2].prefix, Action.KEEP, "one of the newest 1", Why.NEWEST),
     )
     page = client_of(FakeSource([run("runs/a", kept, foreseen=verdicts)])).get("/", headers=GOOD)
     assert (page.status_code, page.headers["content-security-policy"]) == (200, POLICY)
