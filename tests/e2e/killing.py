@@ -78,7 +78,7 @@ def left_over(found: Iterable[str], kept: Mapping[str, int]) -> list[str]:
     """
     # A directory's lock is a file that stays; in a bucket the fence and the note of a run at rest do.
     of_a_bucket = {".ckptd/at-rest", f".ckptd/{names.STATE_KEY}.fence"}
-    of_the_run = {names.STATE_KEY, ".ckptd/epoch", ".ckptd/.lock.ckptd-lock", *of_a_bucket}
+    of_the_run = {names.STATE_KEY, ".ckptd/epoch", ".ckptd/history", ".ckptd/.lock.ckptd-lock", *of_a_bucket}
     rest = set(found) - of_the_run - set(reserve.KEYS)
     for prefix, num_shards in kept.items():
         rest -= {names.index_key(prefix), *(names.shard_key(prefix, each, num_shards) for each in range(num_shards))}
