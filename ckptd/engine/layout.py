@@ -156,6 +156,14 @@ class Layout:
         return {(int(ranks[at]), int(shards[at])): group for at, group in zip(begins, groups, strict=True)}
 
     @cached_property
+    def owed_of(self) -> Mapping[int, Mapping[int, int]]:
+        """Per shard that ranks have bytes for: how many each of them has, by rank, ascending."""
+        sizes: dict[int, dict[int, int]] = {}
+        for (rank, shard), rows in self.lane_segments.items():
+            sizes.setdefault(shard, {})[rank] = int(self.segment_size[rows].sum())
+        return sizes
+
+    @cached_property
     def shards_of(self) -> Mapping[int, Sequence[int]]:
         """Per rank that has any: the shards of its lanes."""
         shards: dict[int, list[int]] = {}

@@ -30,6 +30,7 @@ from ckptd.service.allowances import Allowances
 from ckptd.service.calls import Behaviour, Call
 from ckptd.service.guarded_server import is_of_a_peer_gone
 from ckptd.service.opening import Openings
+from ckptd.service.outbox import Outbox
 from ckptd.service.pools import Pools
 from ckptd.service.recorder import Recorder
 from ckptd.wire import agents, convert, memories
@@ -112,6 +113,7 @@ class AgentService:
             allowances.of_agents = self._runs_by_caller
         self._identities: dict[str, str] = {}  # by host: the identity that attended for it first
         self._ticking: asyncio.Task[None] | None = None
+        self._outbox: Outbox[agent_pb2.CoordinatorMessage] = Outbox()
 
     def behaviours(self) -> dict[str, Behaviour]:
         """Return what answers each method."""
@@ -196,11 +198,7 @@ class AgentService:
         loop = asyncio.get_running_loop()
 
         def send(message: FromCoordinator, run: str) -> None:
-            loop.call_soon_threadsafe(put, in_parts(agents.from_coordinator_to_wire(message, run)))
-
-        def put(parts: list[agent_pb2.CoordinatorMessage]) -> None:  # those of a message, one after another
-            for part in parts:
-                outgoing.put_nowait(part)
+            self._outbox.put(loop, outgoing, in_parts(agents.from_coordinator_to_wire(message, run)))
 
         await self._pools.control("", hosts.admit, hello)
         stamp = self._stamp(call)

@@ -160,7 +160,7 @@ class Server:
         coordinator.admit = self._allowances.admit
         coordinator.floor_of = lambda run: self.gate.access.policy.floor(run)
         self._server = guarded_server.server(
-            [IdentityNeeded(self._door)], channels.server_options(options.connection_life)
+            [IdentityNeeded(self._door)], channels.server_options(options.connection_life, of_agents=hosts is not None)
         )
         self._recorder = Recorder(journal)
         self.visitors = Visitors(self._door, self._recorder)

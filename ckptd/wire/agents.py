@@ -18,12 +18,10 @@ from ckptd.engine.hosts.messages import (
     Guest,
     HeardEnd,
     Hello,
-    HostDeclaration,
     NotYet,
     Owed,
     PartFailed,
     PartSealed,
-    RankPart,
     Receipt,
     Replaced,
     SaveEnded,
@@ -32,9 +30,10 @@ from ckptd.engine.hosts.messages import (
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.pace import UploadLimits
 from ckptd.wire import convert, shares, status, versions
-from ckptd.wire.v1 import agent_pb2, common_pb2
+from ckptd.wire.declared import declaration_from_wire, declaration_to_wire
+from ckptd.wire.v1 import agent_pb2
 
-_MOST_TERM = 1 << 53
+_term = convert.term_from_wire
 _MOST_PART_BYTES, _LEAST_RATE = 1 << 30, 0.01
 
 
@@ -61,7 +60,7 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
             beat = agent_pb2.Beat(agent=agent, term=term, owed=told, reading=reading, ends=ends, is_last=is_last)
             return agent_pb2.AgentMessage(beat=beat)
         case DeclareHost(term=term, declaration=declaration):
-            said = _declaration_to_wire(declaration)
+            said = declaration_to_wire(declaration)
             return agent_pb2.AgentMessage(declare=agent_pb2.DeclareHost(agent=agent, term=term, declaration=said))
         case PartSealed(term=term, request_id=request_id, save=save, receipts=receipts):
             sealed = agent_pb2.PartSealed(agent=agent, term=term, request_id=request_id, save=save)
@@ -99,7 +98,7 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
             return Beat(life_from_wire(beat.agent), _term(beat.term), owed, reading, ends, beat.is_last)
         case "declare":
             declare = message.declare
-            said = _declaration_from_wire(declare.declaration)
+            said = declaration_from_wire(declare.declaration)
             return DeclareHost(life_from_wire(declare.agent), _term(declare.term), said)
         case "sealed":
             sealed = message.sealed
@@ -239,61 +238,11 @@ def life_to_wire(life: AgentLife) -> agent_pb2.AgentLife:
     )
 
 
-def part_to_wire(part: RankPart) -> agent_pb2.RankPart:
-    """Return the message for what one rank said: its run and its incarnation stand in the declaration alone."""
-    member = part.member
-    peer = common_pb2.Peer(host=member.host, pid=member.pid, version=versions.VERSION)
-    return agent_pb2.RankPart(
-        join=convert.join_to_wire(peer, "", member, part.options),
-        declare=convert.declaration_to_wire(part.declaration),
-    )
-
-
-def _part_from_wire(message: agent_pb2.RankPart) -> RankPart:
-    message.join.run, message.join.peer.incarnation = message.declare.save.run, message.declare.save.incarnation
-    _, member, options = convert.join_from_wire(message.join)
-    return RankPart(member, options, convert.declaration_from_wire(message.declare))
-
-
-def _declaration_to_wire(said: HostDeclaration) -> agent_pb2.HostDeclaration:
-    return agent_pb2.HostDeclaration(
-        request_id=said.request_id,
-        run=said.run,
-        step=said.step,
-        ranks=said.ranks,
-        world_size=said.world_size,
-        manifest_digest=said.manifest_digest,
-        size_bytes=said.size_bytes,
-        call=said.call,
-        since_term=said.since_term,
-        parts=[part_to_wire(part) for part in said.parts],
-        known_layout=said.known_layout,
-    )
-
-
-def _declaration_from_wire(message: agent_pb2.HostDeclaration) -> HostDeclaration:
-    run = convert.run_from_wire(message.run)
-    parts = tuple(_part_from_wire(each) for each in message.parts)
-    if any(part.declaration.save.run != run or part.member.rank != part.declaration.save.rank for part in parts):
-        raise InvalidRequestError("the ranks of a host declare the same save, each its own part", key=run)
-    return HostDeclaration(
-        convert.request_id_from_wire(message.request_id),
-        run,
-        convert.step_from_wire(message.step) if message.HasField("step") else None,
-        tuple(message.ranks),
-        message.world_size,
-        message.manifest_digest,
-        message.size_bytes,
-        message.call,
-        _term(message.since_term),
-        parts,
-        message.known_layout,
-    )
-
-
 def _carried_to_wire(carried: CarriedSave) -> agent_pb2.CarriedSave:
     message = agent_pb2.CarriedSave(
-        declaration=_declaration_to_wire(carried.declaration), save=carried.save, layout_digest=carried.layout_digest
+        declaration=declaration_to_wire(carried.declaration),
+        save=carried.save,
+        layout_digest=carried.layout_digest,
     )
     if carried.receipts is not None:
         message.sealed.SetInParent()
@@ -305,9 +254,7 @@ def _carried_from_wire(message: agent_pb2.CarriedSave) -> CarriedSave:
     receipts = None
     if message.HasField("sealed"):
         receipts = tuple(_receipt_from_wire(each) for each in message.sealed.receipts)
-    return CarriedSave(
-        _declaration_from_wire(message.declaration), _save(message.save), message.layout_digest, receipts
-    )
+    return CarriedSave(declaration_from_wire(message.declaration), _save(message.save), message.layout_digest, receipts)
 
 
 def _receipt_to_wire(receipt: Receipt) -> agent_pb2.Receipt:
@@ -388,9 +335,3 @@ def _end_from_wire(message: agent_pb2.HeardEnd | agent_pb2.EndSeen) -> HeardEnd:
 
 def _save(value: str) -> str:
     return convert.request_id_from_wire(value) if value else ""
-
-
-def _term(value: int) -> int:
-    if not 0 <= value < _MOST_TERM:
-        raise InvalidRequestError("a term is out of range", actual=value)
-    return value

@@ -20,6 +20,8 @@ PING_TIMEOUT_MS = 10_000
 _FOREVER_MS = (1 << 31) - 1  # for gRPC
 TOKEN_KEY = "authorization"  # noqa: S105 - the metadata key, not a token
 
+_AGENTS_READ_BYTES = 8 << 10  # once: what an agent says in one message fits, mostly
+
 COMMON_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -82,14 +84,23 @@ class ConnectionLife:
     grace_s: float = 60.0
 
 
-def server_options(life: ConnectionLife) -> tuple[tuple[str, int], ...]:
-    """Return gRPC's options for a server whose connections live so long."""
+# A connection keeps the memory for its next read. Those of a thousand agents, which mostly say little, would keep 250
+# MiB otherwise; what comes in chunks all the same is read in larger ones as it comes.
+_OF_AGENTS = {
+    "grpc.experimental.tcp_read_chunk_size": _AGENTS_READ_BYTES,
+    "grpc.experimental.tcp_min_read_chunk_size": _AGENTS_READ_BYTES,
+}
+
+
+def server_options(life: ConnectionLife, *, of_agents: bool = False) -> tuple[tuple[str, int], ...]:
+    """Return gRPC's options for a server whose connections live so long; `of_agents`: they are many, and say little."""
     limits = (
         ("grpc.max_connection_idle_ms", life.idle_s),
         ("grpc.max_connection_age_ms", life.age_s),
         ("grpc.max_connection_age_grace_ms", life.grace_s),
     )
-    return *SERVER_OPTIONS, *((name, min(int(seconds * 1000), _FOREVER_MS)) for name, seconds in limits if seconds)
+    options = {**dict(SERVER_OPTIONS), **(_OF_AGENTS if of_agents else {})}.items()
+    return *options, *((name, min(int(seconds * 1000), _FOREVER_MS)) for name, seconds in limits if seconds)
 
 
 def authorization(token: str) -> tuple[str, str]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_WORLD_SIZE = 1 << 16
 _MAX_ROWS = 1 << 31
-MAX_EPOCH = 1 << 53
+MAX_EPOCH = MAX_TERM = 1 << 53
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
 _MOST_REPAIRED = 500  # of each kind in one answer
 MAX_META_GRAPH_BYTES = 3 << 20  # it travels in one message
@@ -393,3 +393,8 @@ def text_from_wire(value: str) -> str:
     """Keep what a line of a log can show of a text that is only for people."""
     kept = value[:255]
     return kept if kept.isprintable() else "".join(letter for letter in kept if letter.isprintable())
+
+
+def term_from_wire(value: int) -> int:
+    """Check the number of a coordinator's term."""
+    return _number("term", value, 0, MAX_TERM - 1)

@@ -60,12 +60,10 @@ class RemoteShard:
         self.host, self.size_bytes = layout.shard_hosts[shard], layout.shard_sizes[shard]
         self.key, self.rows = key, layout.rows_of(shard)
         self.lanes: Mapping[int, LaneWriter] = {}
+        self.finishes_at_once = True
         self._shard, self._save_id, self._durability, self._now = shard, save_id, durability, now
         self._lock = threading.Lock()
-        self._totals = {
-            rank: int(layout.segment_size[layout.lane_segments[rank, shard]].sum())
-            for rank in layout.senders_of.get(shard, ())
-        }
+        self._totals = layout.owed_of.get(shard, {})
         self._owed: dict[int, tuple[int, float]] = {}  # per rank: bytes, and since when it is so
         self._receipt: Receipt | None = None
         self._closed: CkptdError | None = None
@@ -125,7 +123,8 @@ class RemoteShard:
                     actual=receipt.version,
                 )
             self._receipt = known or receipt
-            self._owed = {rank: (0, self._now()) for rank in self._totals}
+            now = self._now()
+            self._owed = dict.fromkeys(self._totals, (0, now))
         return known is None
 
     @property

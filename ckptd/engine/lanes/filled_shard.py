@@ -45,6 +45,7 @@ class FilledShard:
         """
         self.key = writer.key
         self.rows = layout.rows_of(shard)
+        self.finishes_at_once = False
         self.lanes: Mapping[int, LaneWriter] = {
             rank: LaneWriter(
                 layout, rank, shard, writer, now=now, on_end=partial(on_end, rank, shard), on_failure=on_failure

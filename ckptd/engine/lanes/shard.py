@@ -45,11 +45,13 @@ class Shard(Protocol):
         key: its object.
         rows: its segments: one range of those of the save's layout.
         lanes: by rank, what takes that rank's bytes in this process; none where they are written elsewhere.
+        finishes_at_once: `finish` does not wait for the store.
     """
 
     key: str
     rows: slice
     lanes: Mapping[int, LaneWriter]
+    finishes_at_once: bool
 
     @property
     def crcs(self) -> NDArray[np.uint32]:

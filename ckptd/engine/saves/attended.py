@@ -46,7 +46,7 @@ from ckptd.storage.pace import UploadLimits, limits_of_each
 
 _log = logging.getLogger("ckptd.engine")
 
-_THREADS = 16
+_THREADS = 4  # what hosts say takes moments; more threads would only wait for each other, and for the event loop
 
 
 class AttendedHosts:

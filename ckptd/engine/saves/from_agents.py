@@ -124,8 +124,7 @@ class FromAgents:
             if not isinstance(shard, RemoteShard) or shard.host != receipt.by.host:
                 raise NotFoundError(f"shard {receipt.shard} of {save} is not for the {receipt.by} to write")
             if shard.take(receipt):
-                for rank in shard.debts():
-                    found.lane_ended(rank, receipt.shard)
+                found.lanes_ended(shard.debts(), receipt.shard)
 
     def failed(
         self, save: SaveRef, by: AgentLife, reason: str, rank: int | None = None, error: CkptdError | None = None

@@ -220,12 +220,12 @@ class Plan:
             return store.create_unreserved(key, size_bytes)
         return store.create(key, size_bytes)
 
-    def assignment(self, ref: SaveRef, transport: LaneTransport) -> Assignment:
-        """Return what `ref.rank` has to send, and where."""
+    def assignment(self, ref: SaveRef, transport: LaneTransport, *, sends: bool) -> Assignment:
+        """Return what `ref.rank` has to send, and where; nothing unless it `sends`: else its host's agent writes it."""
         assert self.layout is not None
         assert self.record is not None
         layout, lanes = self.layout, []
-        for shard in layout.shards_of.get(ref.rank, ()):
+        for shard in layout.shards_of.get(ref.rank, ()) if sends else ():
             rows = layout.lane_segments[ref.rank, shard]
             lanes.append(
                 Lane(

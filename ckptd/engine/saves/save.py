@@ -7,11 +7,10 @@ shard while it is sealed. Work that touches the store runs on the run's threads,
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
 
 from ckptd.engine.catalog import free_space
 from ckptd.engine.catalog.records import Record
@@ -32,6 +31,7 @@ from ckptd.engine.saves.committing import put_in_place
 from ckptd.engine.saves.course import Course
 from ckptd.engine.saves.deadlines import debts_of, waiting_for, why_over
 from ckptd.engine.saves.gone_hosts import why_gone
+from ckptd.engine.saves.others import Others
 from ckptd.engine.saves.planning import Plan
 from ckptd.engine.saves.remembered import forget_frames, remembered
 from ckptd.engine.saves.session import Event, Session
@@ -48,22 +48,6 @@ _LOOK_S_A_RANK = 2.5e-4  # at what thousands owe it looks every few seconds, as 
 _SLOW_REMOVAL_S = 2.0  # to remove what a failed save wrote: less than a client's grace for our report
 
 
-class Others(Protocol):
-    """What a save needs of the other saves of its run. The run's lock is held in each call."""
-
-    def whereabouts(self, save: Save) -> Mapping[int, str]:
-        """Say where the ranks are that a save still waits for."""
-
-    def agent_of(self, rank: int) -> str:
-        """Return the host by whose agent a rank has its place; "" for none."""
-
-    def turn_wanted(self) -> None:
-        """Called when a save waits for its turn to commit."""
-
-    def ended(self, save: Save) -> None:
-        """Called when a save is over."""
-
-
 @dataclass(eq=False)
 class Save:
     """See the module. `began_at` is on the forward-only clock.
@@ -72,7 +56,7 @@ class Save:
     """
 
     run: Surroundings
-    others: Others
+    others: Others[Save]
     first: Declaration
     save_id: str
     attempt: int
@@ -247,6 +231,8 @@ class Save:
             match effect:
                 case machine.MakePlan():
                     self._begin(self._make_plan)
+                case machine.Seal(shard) if self.plan.shards[shard].finishes_at_once:
+                    self._seal(shard, self.plan.shards[shard])
                 case machine.Seal(shard):
                     self._begin(self._seal, shard, self.plan.shards[shard])
                 case machine.AwaitTurn():
@@ -313,19 +299,29 @@ class Save:
     def _answer_ranks(self, claims: Sequence[Claim], layout: Layout) -> None:
         """Tell each rank what it has to send, and take what is captured here already. The run's lock is held."""
         standstill = Standstill([claim.capture for claim in claims if claim.capture is not None])
+        of_all = self.ref
         for rank, claim in enumerate(claims):
             if claim.planned is not None:
-                ref = replace(self.ref, rank=rank, incarnation=claim.incarnation)
-                claim.planned.set_result(self.plan.assignment(ref, claim.transport))
+                ref = replace(of_all, rank=rank, incarnation=claim.incarnation)
+                claim.planned.set_result(self.plan.assignment(ref, claim.transport, sends=not claim.host))
+            if claim.capture is None:
+                continue
             own = (self.plan.shards[shard].lanes.get(rank) for shard in layout.shards_of.get(rank, ()))
             lanes = [lane for lane in own if lane is not None]
             claim.feed(layout, lanes, standstill, self.run.feeders.submit)
 
     def lane_ended(self, rank: int, shard: int) -> None:
         """Hear that a shard has all that it gets from a rank. From any thread."""
+        self.lanes_ended((rank,), shard)
+
+    def lanes_ended(self, ranks: Iterable[int], shard: int) -> None:
+        """Hear that a shard has all that it gets from these ranks. From any thread."""
         with self.run.lock:
-            self.claims[rank].done_at = self.run.clock.boot_s()
-        self.post(machine.LaneEnded(rank, shard))
+            now = self.run.clock.boot_s()
+            for rank in ranks:
+                self.claims[rank].done_at = now
+                if not self.session.is_over:
+                    self.handle(machine.LaneEnded(rank, shard))
 
     def _seal(self, number: int, shard: Shard) -> None:
         if not self.session.is_over and shard.finish():

@@ -241,7 +241,7 @@ class SaveQueue:
         with self._lock:
             return tuple(_view(save, self._clock.boot_s()) for save in self._live)
 
-    # What a save needs of the others (`ckptd.engine.saves.save.Others`).
+    # What a save needs of the others (`ckptd.engine.saves.others.Others`).
 
     def whereabouts(self, save: Save) -> dict[int, str]:
         """See `Others`."""

@@ -81,12 +81,12 @@ def test_a_rank_whose_part_is_in_its_hosts_memory_may_go(job):
         job.coordinator.outcome(planned.save).result(WAIT_S)
 
 
-def test_a_rank_is_told_where_the_shards_are_taken_that_it_has_bytes_for(job):
-    job.coordinator.agents.addresses = lambda host: (f"{host}:7070",)
-    layout = plan(job.ranks.manifests, 1, hosts=job.hosts)
+def test_a_rank_of_an_agents_host_is_told_no_lanes_as_its_agent_is_told_what_to_write(job):
     for rank, declared in enumerate(job.declare(5)):
-        told = {lane.shard: lane.writers for lane in declared.result(WAIT_S).lanes}
-        assert told == {shard: (f"{layout.shard_hosts[shard]}:7070",) for shard in layout.shards_of[rank]}
+        assignment = declared.result(WAIT_S)
+        assert (assignment.save.rank, assignment.save.incarnation) == (rank, job.members[rank].incarnation)
+        assert assignment.num_shards == 3
+        assert not assignment.lanes
 
 
 def test_a_host_that_is_lost_before_its_parts_for_others_arrived_ends_the_save(job):
