@@ -206,7 +206,7 @@ async def _serve(
     # From here on a signal ends us in order, also one that comes before we are ready.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, endings.put_nowait, number.name)
-    meter = NO_METER if measuring is None else measuring.service_meter
+    meter = NO_METER if observing is None else observing.measuring.service_meter
     server = Server(role.engine, options, journal, role.hosts, history, meter)
     web: Web | None = None
 
