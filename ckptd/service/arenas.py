@@ -68,10 +68,10 @@ class ArenaServer:
         self._is_stopping.set()
         listener, self.listener = self.listener, None
         if listener is not None:
+            self._path.unlink(missing_ok=True)  # while it is ours: afterwards it may be the next daemon's
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
             listener.close()
-            self._path.unlink(missing_ok=True)
         with self._lock:
             connections = list(self._connections)
         for connection in connections:

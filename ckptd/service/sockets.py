@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from pathlib import Path
 
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
@@ -12,6 +13,8 @@ from ckptd.wire.addresses import Address
 from ckptd.wire.tickets import credentials_at
 
 _BACKLOG = 128
+_ENDING_S = 5.0  # for a daemon that is ending to close its last sockets
+_LOOK_S = 0.05
 
 
 def may_be_in_use(path: Path) -> bool:
@@ -34,6 +37,9 @@ def may_be_in_use(path: Path) -> bool:
 def listen_at(path: Path, mode: int, option: str) -> socket.socket:
     """Return a socket that listens at `path` with these permissions; what a dead process left there is removed.
 
+    A daemon closes the sockets beside its own address last: where it still has this one, it is most likely ending, and
+    is waited for, a few seconds. May block for so long.
+
     Raises:
         ConflictError: another daemon listens there: `option` would say where else; or it is no socket.
         NotPermittedError: this user may not.
@@ -41,7 +47,13 @@ def listen_at(path: Path, mode: int, option: str) -> socket.socket:
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path, option)
+        until = time.monotonic() + _ENDING_S
+        while not _is_removed(path):
+            if time.monotonic() > until:
+                raise ConflictError(
+                    f"another daemon still listens on {path}: end it if it hangs, or pass another {option}"
+                )
+            time.sleep(_LOOK_S)
         mask = os.umask(0o777 & ~mode)  # born with its permissions
         try:
             listener.bind(str(path))
@@ -73,14 +85,16 @@ def why_no_port(host: str, port: int) -> OSError | None:
     return None
 
 
-def _remove_stale(path: Path, option: str) -> None:
+def _is_removed(path: Path) -> bool:
+    """Remove what a dead process left there; say whether nothing is there any more."""
     if not path.exists():
-        return
+        return True
     if not path.is_socket():
         raise ConflictError(f"there is something else at {path}: it is no socket")
     if may_be_in_use(path):
-        raise ConflictError(f"another daemon listens on {path}; pass another {option}")
+        return False
     path.unlink(missing_ok=True)
+    return True
 
 
 def user_at(connection: socket.socket) -> int:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,12 +44,24 @@ with ckptd.Checkpointer(run="r", rank=rank, world_size=2, timeout_s=90) as check
         os._exit(0)  # with its part of step 3 in the memory of its agent, which waits for the other node
 """
 
+SHARE = """
+import os, sys
+import numpy as np
+import ckptd
+rank = int(os.environ["SLURM_NODEID"])
+with ckptd.Checkpointer(run="r", rank=rank, world_size=2, timeout_s=90) as checkpointer:
+    for step in (1, 2):
+        part = ckptd.Slice(np.full(1000, step * 10 + rank, np.float32), full_shape=(2000,), start=(rank * 1000,))
+        checkpointer.save(step, {"w": part}).result()
+sys.exit(7 * rank)
+"""
+
 
 class Node:
     """One `ckptd run`."""
 
-    def __init__(self, base: Path, number: int, *options: str, lease_s: float = 15.0) -> None:
-        (base / "train.py").write_text(TRAIN)
+    def __init__(self, base: Path, number: int, *options: str, lease_s: float = 15.0, trains: str = TRAIN) -> None:
+        (base / "train.py").write_text(trains)
         self.mark = f"CKPTD_TEST_MARK={base}"
         of_job = ["--root", str(base / "root"), "--job-dir", str(base / "job"), "--advertise", "127.0.0.1"]
         trainer = [sys.executable, str(base / "train.py"), str(base)]
@@ -89,7 +102,7 @@ class Node:
 def nodes(tmp_path):
     started: list[Node] = []
 
-    def start(number: int, *options: str, **more: float) -> Node:
+    def start(number: int, *options: str, **more: Any) -> Node:
         started.append(Node(tmp_path, number, *options, **more))
         return started[-1]
 
@@ -128,6 +141,19 @@ def test_the_coordinator_of_the_first_node_outlives_its_kill_and_the_end_of_its_
     assert (found["w"] == 3).all()
     assert (found["half"] == 3).all()
     assert len(list((tmp_path / "root/r").glob("model.ckpt-3.data*"))) == 2
+
+
+def test_nodes_save_into_a_directory_that_they_share(nodes, tmp_path):
+    both = [nodes(number, "--shared-directory", trains=SHARE) for number in (0, 1)]
+    codes = [node.ends() for node in both]
+    logs = "\n".join(path.name + "\n" + path.read_text() for path in (tmp_path / "job/logs").glob("*"))
+    assert codes == [0, 7], both[0].err + both[1].err + logs
+    assert (tmp_path / "root/r/.checkpoint.ckptd-versions").is_dir()  # changes are made by links
+    with ckptd.Checkpointer(str(tmp_path / "root"), "r") as checkpointer:
+        found = checkpointer.restore()["w"]
+    assert found.reshape(2, 1000).tolist() == [[20.0] * 1000, [21.0] * 1000]
+    assert len(list((tmp_path / "root/r").glob("model.ckpt-2.data*"))) == 2  # a host each
+    eventually(lambda: not both[0].living(), both[0].living, within_s=WAIT_S)
 
 
 def test_a_node_whose_first_node_never_comes_says_so(nodes, tmp_path):
