@@ -182,7 +182,7 @@ def measured_inside(args: argparse.Namespace) -> dict[str, Any]:
 def show_network(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     print(f"{found['hosts']} hosts of {args.ranks} ranks, {args.size} each; to the coordinator {args.to_coordinator}, ")
     print(f"to the store {args.to_store} a host ({args.store}); {in_words(found['machine'])}\n")
-    one = found["medians"]["one host"]["durable_s"]
+    one = found["medians"].get("one host", found["medians"]["agents"])["durable_s"]
     table = [
         [
             name,
@@ -206,11 +206,14 @@ def show_network(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     ]
     rows.append(["each byte once, a share on each host, by a plain client", f"{found['bare_read_s']:.2f}", "1.00"])
     print(markdown(("", "s", "of the checkpoint, from the store"), rows))
+    for name, each in (("from memory", kept), ("by new agents", restored)):
+        spent = ", ".join(f"{who} {seconds:.1f} s" for who, seconds in sorted(each["processor_s"].items()))
+        print(f"\nprocessor time, of {2 * each['restore_s']:.1f} s on two cores, {name}: {spent}")
     rate = found["restore_rate_of_store"]
     print(f"\nnew agents restore at {rate:.2f} of the rate at which the store gives each byte once")
     told = found["medians"]["agents"]["to_coordinator_bytes"]
     limits = (
-        ("durable time of all hosts, of one host", found["agents_of_one_host"], MOST_OF_ONE_HOST),
+        ("durable time of all hosts, of one host", found["medians"]["agents"]["durable_s"] / one, MOST_OF_ONE_HOST),
         ("bytes to the coordinator a save", told, found["allowed_bytes"]),
         ("what the store gives, of the checkpoint", restored["of_checkpoint"], MOST_OF_CHECKPOINT),
     )
@@ -273,6 +276,7 @@ def main() -> None:
     over.add_argument("--to-coordinator", default="1gbit", help="rate of each host's link to it")
     over.add_argument("--to-store", default="200mbit", help="rate of each link to the store")
     over.add_argument("--store", choices=("seaweedfs", "ceph"), default="seaweedfs")
+    over.add_argument("--restores-only", action="store_true", help="save once, by agents, and measure the restores")
     over.add_argument("--inside", help=argparse.SUPPRESS)
     over.set_defaults(measure=network, show=show_network)
     beside = phases.add_parser("stall", help="training beside a daemon and beside an agent, in turns")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from host_network import Network, counted, inside, relay
+from processor_seconds import spent_s
 
 from ckptd.demo.processes import child_environment, tail
 
@@ -198,12 +199,17 @@ def saves(place: Networked, ranks: Crew, num_saves: int) -> list[dict[str, float
     return found
 
 
-def restores(place: Networked, ranks: Crew, args: Any, step: int, num_hosts: int) -> dict[str, float]:
+def restores(place: Networked, ranks: Crew, args: Any, step: int, num_hosts: int) -> dict[str, Any]:
     """Let one rank of each host restore the whole state, all at once."""
-    before = counted(place.network.store, "to-s")[1]
+    before, processors_before = counted(place.network.store, "to-s")[1], spent_s()
     answers = ranks.told("restore", step, [number * args.ranks for number in range(num_hosts)])
     sent = counted(place.network.store, "to-s")[1] - before
-    return {"restore_s": _spent(answers), "store_bytes": sent, "of_checkpoint": sent / (args.size_bytes * num_hosts)}
+    return {
+        "restore_s": _spent(answers),
+        "store_bytes": sent,
+        "of_checkpoint": sent / (args.size_bytes * num_hosts),
+        "processor_s": dict(spent_s() - processors_before),
+    }
 
 
 def bare_reads(place: Networked, hosts: Sequence[str], args: Any, name: str, rounds: int = 3) -> float:
@@ -225,16 +231,18 @@ def _spent(answers: Sequence[Sequence[float]]) -> float:
 def measure(place: Networked, args: Any) -> dict[str, Any]:
     """Measure one host, several, and several through one daemon, one after another."""
     hosts, found = place.network.hosts, {}
-    with with_agents(place, hosts[:1], args, "one") as ranks:
-        found["one host"] = saves(place, ranks, args.saves)
+    if not args.restores_only:
+        with with_agents(place, hosts[:1], args, "one") as ranks:
+            found["one host"] = saves(place, ranks, args.saves)
     with with_agents(place, hosts, args, "all") as ranks:
         found["agents"] = saves(place, ranks, args.saves)
         from_memory = restores(place, ranks, args, args.saves + 1, len(hosts))
     bare_s = bare_reads(place, hosts, args, "all")
     with with_agents(place, hosts, args, "all") as ranks:  # new ones, that have nothing in memory
         restored = restores(place, ranks, args, args.saves + 1, len(hosts))
-    with through_one_daemon(place, hosts, args, "daemon") as ranks:
-        found["one daemon"] = saves(place, ranks, args.saves)
+    if not args.restores_only:
+        with through_one_daemon(place, hosts, args, "daemon") as ranks:
+            found["one daemon"] = saves(place, ranks, args.saves)
     medians = {
         name: {measure: statistics.median(each[measure] for each in values[1:]) for measure in values[0]}
         for name, values in found.items()
@@ -251,8 +259,6 @@ def measure(place: Networked, args: Any) -> dict[str, Any]:
         "restored_from_memory": from_memory,
         "bare_read_s": bare_s,
         "restore_rate_of_store": bare_s / restored["restore_s"],
-        "agents_of_one_host": medians["agents"]["durable_s"] / medians["one host"]["durable_s"],
-        "daemon_of_one_host": medians["one daemon"]["durable_s"] / medians["one host"]["durable_s"],
         "allowed_bytes": 4 * slices + 200 * num_ranks + 4096 * len(hosts),
     }
 

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from ckptd.agent.host_calls import HostCalls
 from ckptd.agent.memory_here import MemoryHere
-from ckptd.agent.pooled_reads import Neighbour, PooledReads
+from ckptd.agent.neighbourhood import Neighbour
+from ckptd.agent.pooled_reads import PooledReads
 from ckptd.agent.relays import RelayedRestores, RelayedRun, watch
 from ckptd.agent.retiring import Retiring
 from ckptd.agent.silence import SILENT_S

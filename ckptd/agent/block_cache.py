@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sized
 from concurrent.futures import Future
+from typing import Generic, TypeVar
 
 LIMIT_BYTES = 1 << 30
 
 
-class BlockCache:
+Block = TypeVar("Block", bound=Sized)
+
+
+class BlockCache(Generic[Block]):
     """See the module. Any thread may use it. What was not wanted for longest goes first."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -18,10 +22,10 @@ class BlockCache:
         self.limit_bytes = limit_bytes
         self.size_bytes = 0
         self._lock = threading.Lock()
-        self._blocks: OrderedDict[Hashable, bytes] = OrderedDict()
-        self._loading: dict[Hashable, Future[bytes]] = {}
+        self._blocks: OrderedDict[Hashable, Block] = OrderedDict()
+        self._loading: dict[Hashable, Future[Block]] = {}
 
-    def get(self, block: Hashable, load: Callable[[], bytes]) -> bytes:
+    def get(self, block: Hashable, load: Callable[[], Block]) -> Block:
         """Return a block; `load` reads it, unless it is here or another thread is reading it. Raises what that raises.
 
         A block that could not be read is not remembered: who waited for it meets the same error.
@@ -50,7 +54,7 @@ class BlockCache:
         loading.set_result(data)
         return data
 
-    def _keep(self, block: Hashable, data: bytes) -> None:
+    def _keep(self, block: Hashable, data: Block) -> None:
         if len(data) > self.limit_bytes:
             return
         self._blocks[block] = data
@@ -58,6 +62,11 @@ class BlockCache:
         while self.size_bytes > self.limit_bytes:
             _, gone = self._blocks.popitem(last=False)
             self.size_bytes -= len(gone)
+
+    def has(self, block: Hashable) -> bool:
+        """Whether a block is here, or on its way."""
+        with self._lock:
+            return block in self._blocks or block in self._loading
 
     def forget(self, is_meant: Callable[[Hashable], bool]) -> int:
         """Drop blocks; return how many."""

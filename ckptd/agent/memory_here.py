@@ -114,6 +114,10 @@ class MemoryHere:
             save = where.save
         return lent.read_held(run, save, key, offset, into)
 
+    def has_here(self, key: str) -> bool:
+        """Whether anything of a data file's checkpoint is in memory here."""
+        return self.lent is not None and self._host in self._where(key).holders
+
     # What is elsewhere
 
     def holders(self, key: str) -> tuple[str, list[str]]:

@@ -10,19 +10,20 @@ with the index, and if they differ reads the originals (`beneath`).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import grpc
 
 from ckptd.agent.block_cache import BlockCache
+from ckptd.agent.kept_block import KeptBlock
 from ckptd.agent.memory_here import MemoryHere
+from ckptd.agent.neighbourhood import KNOWN_S, Neighbour, Neighbourhood
 from ckptd.agent.other_agents import OtherAgents
+from ckptd.agent.reading_ahead import ReadingAhead
 from ckptd.agent.silence import Silence
 from ckptd.engine.reading.waits import ReadWaits
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError
@@ -33,19 +34,11 @@ from ckptd.wire.v1 import common_pb2, read_pb2
 _log = logging.getLogger("ckptd.agent")
 
 BLOCK_BYTES = 8 << 20
-_PASSED_BY_S = 30.0  # then it is asked again
-_KNOWN_S = 5.0  # how long it is believed which agents there are, and which version an object has
 _BLOCK_S = 120.0
 _MOST_STATS = 4096
 _SHARED = (".data-", ".index")
 
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A live agent, and where it is reached."""
-
-    host: str
-    addresses: tuple[str, ...]
+_Load = Callable[[ObjectStat, int], KeptBlock | None]
 
 
 class _Block(NamedTuple):
@@ -55,18 +48,8 @@ class _Block(NamedTuple):
     number: int
 
 
-def owner_of(block: tuple[str, str, int], hosts: Iterable[str]) -> str:
-    """Return which host owns a block of an object in a version: every host finds the same, without a word.
-
-    If a host goes, only what it owned gets another owner. `ValueError` without hosts.
-    """
-    words = "\0".join(map(str, block)).encode("utf-8", "surrogateescape")
-
-    def weight(host: str) -> tuple[bytes, str]:
-        name = host.encode("utf-8", "surrogateescape")
-        return hashlib.blake2b(words, digest_size=8, key=hashlib.sha256(name).digest()).digest(), host
-
-    return max(hosts, key=weight)
+class _OtherVersionError(CorruptionError):
+    """Another agent has another version of an object, as it was replaced just now."""
 
 
 class PooledReads:
@@ -85,7 +68,7 @@ class PooledReads:
         peer: common_pb2.Peer,
         memory: MemoryHere,
         *,
-        cache: BlockCache | None = None,
+        cache: BlockCache[KeptBlock] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read nothing yet.
@@ -101,13 +84,11 @@ class PooledReads:
             now: seconds on a forward-only clock.
         """
         self._store, self._host, self._others, self._peer, self._now = store, host, others, peer, now
-        self._find_neighbours, self._cache = neighbours, BlockCache() if cache is None else cache
-        self._memory = memory
-        self._lock, self._finding = threading.Lock(), threading.Lock()
+        self._neighbours = Neighbourhood(host, neighbours, now)
+        self._cache: BlockCache[KeptBlock] = BlockCache() if cache is None else cache
+        self._memory, self._ahead = memory, ReadingAhead(now)
+        self._lock = threading.Lock()
         self._stats: dict[str, tuple[ObjectStat, float]] = {}
-        self._neighbours: dict[str, Neighbour] = {}
-        self._neighbours_at: float | None = None
-        self._silent_until: dict[str, float] = {}
         self._waits = ReadWaits(now, _log)
         self.own = _OwnReads(self)
 
@@ -136,7 +117,10 @@ class PooledReads:
         return self._store.location(key)
 
     def stat(self, key: str) -> ObjectStat:
-        """See `Objects`."""
+        """See `Objects`. A data file is described as it was at most some seconds ago: its key is used only once."""
+        return self.known(key) if ".data-" in key else self._look(key)
+
+    def _look(self, key: str) -> ObjectStat:
         found = self._store.stat(key)
         with self._lock:
             if len(self._stats) >= _MOST_STATS:
@@ -148,91 +132,131 @@ class PooledReads:
         """Describe an object as it was at most some seconds ago."""
         with self._lock:
             known = self._stats.get(key)
-        if known is not None and self._now() - known[1] <= _KNOWN_S:
+        if known is not None and self._now() - known[1] <= KNOWN_S:
             return known[0]
-        return self.stat(key)
+        return self._look(key)
 
     def read_into(self, key: str, offset: int, *into: memoryview) -> None:
         """See `Objects`."""
-        self.read_blocks(key, offset, into, self._block)
+        self.fill(key, offset, into, self._block)
 
-    def read_blocks(
-        self, key: str, offset: int, into: Sequence[memoryview], block: Callable[[ObjectStat, int], bytes]
-    ) -> None:
+    def views(self, key: str, offset: int, size: int) -> list[memoryview]:
+        """See `ViewedObjects`."""
+        return list(self.views_by(key, offset, size, self._block))
+
+    def fill(self, key: str, offset: int, into: Sequence[memoryview], block: _Load) -> None:
         """Fill `into` from blocks, each of which `block` returns by its number."""
         if not any(each in key for each in _SHARED):
             self._store.read_into(key, offset, *into)
             return
-        stat = self.known(key)
         for place in (view.cast("B") for view in into):
             at = 0
-            while at < len(place):
-                number, within = divmod(offset + at, BLOCK_BYTES)
-                part = memoryview(block(stat, number))[within : within + len(place) - at]
-                if not len(part):
-                    raise CorruptionError("object ends early", key=key, offset=offset + at, actual=stat.size_bytes)
-                place[at : at + len(part)] = part
-                at += len(part)
+            for view in self.views_by(key, offset, len(place), block):
+                place[at : at + len(view)] = view
+                at += len(view)
             offset += len(place)
+
+    def views_by(self, key: str, offset: int, size: int, block: _Load) -> Iterator[memoryview]:
+        """Yield these bytes from blocks, each of which `block` returns by its number."""
+        if not any(each in key for each in _SHARED):
+            if size:
+                whole = KeptBlock.filled(size, lambda places: self._store.read_into(key, offset, *places))
+                yield from whole.views(0, size)
+            return
+        stat, end = self.known(key), offset + size
+        while offset < end:
+            number, within = divmod(offset, BLOCK_BYTES)
+            found = block(stat, number)
+            if found is None or within >= len(found):
+                raise CorruptionError("object ends early", key=key, offset=offset, actual=stat.size_bytes)
+            for view in found.views(within, within + end - offset):
+                yield view
+                offset += len(view)
+
+    def expect(self, key: str, offset: int, size: int) -> None:
+        """Hear that a rank will read these bytes soon: what is ours of them is read from the store for everyone."""
+        if ".data-" not in key or self._memory.needs_nobody(key):
+            return
+        try:
+            stat = self.known(key)
+        except CkptdError:
+            return  # whoever reads it meets the same error
+        end = min(offset + size, stat.size_bytes)
+        numbers = range(offset // BLOCK_BYTES, -(-end // BLOCK_BYTES))
+        self._ahead.expect(
+            (block, lambda number=number: self.own_block(stat, number))  # type: ignore[misc]
+            for number in numbers
+            if self._owner(stat, number) is None
+            and not self._cache.has(block := _Block("own", key, stat.version, number))
+        )
 
     # Blocks
 
-    def own_block(self, stat: ObjectStat, number: int) -> bytes:
-        """Return a block: from memory here, or that of the host that has it, or the store."""
+    def own_block(self, stat: ObjectStat, number: int) -> KeptBlock | None:
+        """Return a block: from memory here, or that of the host that has it, or the store; None behind the end."""
         begin = number * BLOCK_BYTES
-        if begin >= stat.size_bytes:
-            return b""
-        data = bytearray(min(BLOCK_BYTES, stat.size_bytes - begin))
-        gaps = self._memory.read(stat.key, begin, memoryview(data))
-        if not gaps:
-            return bytes(data)
+        size = min(BLOCK_BYTES, stat.size_bytes - begin)
+        if size <= 0:
+            return None
+        missing: list[int] = []  # how much of each part is not in memory here
 
-        def load() -> bytes:
-            if gaps == [(0, len(data))] and (held := self._from_memory_elsewhere(stat, number)) is not None:
-                return held
-            self.read_gaps(stat.key, begin, memoryview(data), gaps)
-            return bytes(data)
+        def from_here(places: list[memoryview]) -> None:
+            at = begin
+            for place in places:
+                missing.append(sum(end - start for start, end in self._memory.read(stat.key, at, place)))
+                at += len(place)
+
+        if self._memory.has_here(stat.key):
+            here = KeptBlock.filled(size, from_here)
+            if not any(missing):
+                return here
+
+        def load() -> KeptBlock:
+            is_partly_here = bool(missing) and sum(missing) < size
+            held = None if is_partly_here else self._from_memory_elsewhere(stat, number)
+            return held or KeptBlock.filled(size, lambda places: self.fill_held(stat.key, begin, places))
 
         return self._cache.get(_Block("own", stat.key, stat.version, number), load)
 
-    def read_gaps(self, key: str, offset: int, into: memoryview, gaps: Iterable[tuple[int, int]]) -> None:
-        """Read from the store what memory did not hold."""
-        for begin, end in gaps:
-            with self._waits.of(key, "the store", end - begin):
-                self._store.read_into(key, offset + begin, into[begin:end])
+    def fill_held(self, key: str, offset: int, places: Sequence[memoryview], save: str | None = None) -> None:
+        """Fill places, side by side, from memory here, and from the store what is missing there.
 
-    def _from_memory_elsewhere(self, stat: ObjectStat, number: int) -> bytes | None:
+        `NotFoundError` if that is all, and a `save` is meant.
+        """
+        missing, at = 0, offset
+        runs: list[tuple[int, list[memoryview]]] = []
+        for place in places:
+            for begin, end in self._memory.read(key, at, place, save):
+                missing += end - begin
+                if runs and runs[-1][0] + sum(map(len, runs[-1][1])) == at + begin:
+                    runs[-1][1].append(place[begin:end])
+                else:
+                    runs.append((at + begin, [place[begin:end]]))
+            at += len(place)
+        if save is not None and missing == at - offset:
+            raise NotFoundError("these bytes are not in memory here any more", key=key, offset=offset)
+        for begin, views in runs:
+            with self._waits.of(key, "the store", sum(map(len, views))):
+                self._store.read_into(key, begin, *views)
+
+    def _from_memory_elsewhere(self, stat: ObjectStat, number: int) -> KeptBlock | None:
         """Return a block from the memory of another host, None if none has it and answers."""
         save, holders = self._memory.holders(stat.key)
         for host in holders:
-            owner = self._live().get(host)
-            if owner is None or self._is_silent(host):
+            owner = self._neighbours.live().get(host)
+            if owner is None or self._neighbours.is_silent(host):
                 continue
             try:
-                data = self._ask(owner, stat, number, held_save=save)
+                return self._ask(owner, stat, number, held_save=save)
             except NotFoundError:
                 continue  # evicted meanwhile
             except CkptdError as error:
-                self._pass_by(host, error)
-                continue
-            self._others.read(host, len(data))
-            return data
+                self._neighbours.pass_by(host, error)
         return None
 
-    def _is_silent(self, host: str) -> bool:
-        with self._lock:
-            return self._silent_until.get(host, 0.0) > self._now()
-
-    def _pass_by(self, host: str, error: CkptdError) -> None:
-        with self._lock:
-            is_new = self._silent_until.get(host, 0.0) <= self._now()
-            self._silent_until[host] = self._now() + _PASSED_BY_S
-        if is_new:
-            _log.warning("the agent on %s is passed by for %.0f s: %s", host, _PASSED_BY_S, error)
-
-    def _block(self, stat: ObjectStat, number: int) -> bytes:
+    def _block(self, stat: ObjectStat, number: int) -> KeptBlock | None:
         if number * BLOCK_BYTES >= stat.size_bytes:
-            return b""
+            return None
         owner = None if self._memory.needs_nobody(stat.key) else self._owner(stat, number)
         if owner is None:
             return self.own_block(stat, number)
@@ -240,57 +264,28 @@ class PooledReads:
         return self._cache.get(_Block("far", stat.key, stat.version, number), lambda: self._far(stat, number))
 
     def _owner(self, stat: ObjectStat, number: int) -> Neighbour | None:
-        """Return who is asked for a block, None if that is ours."""
-        live, now = self._live(), self._now()
-        with self._lock:
-            hosts = [host for host in live if self._silent_until.get(host, 0.0) <= now]
-        owner = owner_of((stat.key, stat.version, number), {*hosts, self._host})
-        return None if owner == self._host else live[owner]
+        return self._neighbours.owner(stat.key, stat.version, number, -(-stat.size_bytes // BLOCK_BYTES))
 
-    def _live(self) -> dict[str, Neighbour]:
-        with self._lock:
-            at, now = self._neighbours_at, self._now()
-            if at is not None and now - at <= _KNOWN_S:
-                return self._neighbours
-            if at is not None:
-                self._neighbours_at = now  # others go on with what is known
-        if at is not None:
-            return self._find()
-        with self._finding:  # nothing is known yet: one asks, and the others wait for its answer
-            with self._lock:
-                if self._neighbours_at is not None:
-                    return self._neighbours
-            return self._find()
-
-    def _find(self) -> dict[str, Neighbour]:
-        try:
-            found = {each.host: each for each in self._find_neighbours() if each.addresses and each.host != self._host}
-        except CkptdError as error:
-            _log.info("which agents there are is not known: %s", error)
-            found = {}
-        with self._lock:
-            self._neighbours, self._neighbours_at = found, self._now()
-            return found
-
-    def _far(self, stat: ObjectStat, number: int) -> bytes:
+    def _far(self, stat: ObjectStat, number: int) -> KeptBlock:
         while (owner := self._owner(stat, number)) is not None:
             try:
-                data = self._ask(owner, stat, number)
+                return self._ask(owner, stat, number)
+            except _OtherVersionError:
+                break
             except CkptdError as error:
-                self._pass_by(owner.host, error)
-                continue
-            self._others.read(owner.host, len(data))
-            return data
-        return self.own_block(stat, number)
+                self._neighbours.pass_by(owner.host, error)
+        found = self.own_block(stat, number)
+        assert found is not None, "it begins within the object"
+        return found
 
-    def _ask(self, owner: Neighbour, stat: ObjectStat, number: int, held_save: str = "") -> bytes:
+    def _ask(self, owner: Neighbour, stat: ObjectStat, number: int, held_save: str = "") -> KeptBlock:
         stubs = self._others.to(owner.host, owner.addresses)
         begin = number * BLOCK_BYTES
         size = min(BLOCK_BYTES, stat.size_bytes - begin)
         request = read_pb2.ReadRequest(
             peer=self._peer, key=stat.key, offset=begin, size=size, for_agent=True, held_save=held_save
         )
-        data = bytearray()
+        parts: list[memoryview] = []
         call = stubs.read.Read(request, timeout=_BLOCK_S)
         silence = Silence(call.cancel)
         try:
@@ -298,24 +293,27 @@ class PooledReads:
                 for reply in call:
                     silence.is_over()
                     if not isinstance(reply, read_pb2.ReadReply):
-                        data += reply
+                        parts.append(reply)
                         continue
                     if reply.version and reply.version != stat.version:
-                        raise CorruptionError("another agent has another version of it", key=stat.key)
-                    data += reply.data
+                        raise _OtherVersionError("another agent has another version of it", key=stat.key)
+                    if reply.data:
+                        parts.append(memoryview(reply.data))
         except grpc.RpcError as error:
             self._others.avoid(stubs)
             raise status.from_wire(error, address=stubs.address) from None
         finally:
             silence.end()
             call.cancel()
-        if len(data) != size:
-            raise CorruptionError("another agent sent too few bytes", key=stat.key, expected=size, actual=len(data))
-        return bytes(data)
+        arrived = sum(map(len, parts))
+        if arrived != size:
+            raise CorruptionError("another agent sent too few bytes", key=stat.key, expected=size, actual=arrived)
+        self._others.read(owner.host, size)
+        return KeptBlock(parts)
 
     def held(self, save: str) -> Objects:
         """Return the same objects, as far as this host has them in memory of a save, for another agent."""
-        return _HeldReads(self, self._memory, save)
+        return _HeldReads(self, save)
 
     def tick(self) -> None:
         """Write a line about what is waited for, from time to time."""
@@ -342,23 +340,22 @@ class _OwnReads:
         return self._pooled.stat(key)
 
     def read_into(self, key: str, offset: int, *into: memoryview) -> None:
-        self._pooled.read_blocks(key, offset, into, self._pooled.own_block)
+        self._pooled.fill(key, offset, into, self._pooled.own_block)
+
+    def views(self, key: str, offset: int, size: int) -> list[memoryview]:
+        return list(self._pooled.views_by(key, offset, size, self._pooled.own_block))
 
 
 class _HeldReads(_OwnReads):
     """See `PooledReads.held`. No other agent is asked: so no two wait for each other."""
 
-    def __init__(self, pooled: PooledReads, memory: MemoryHere, save: str) -> None:
+    def __init__(self, pooled: PooledReads, save: str) -> None:
         super().__init__(pooled)
-        self._memory, self._save = memory, save
-
-    def stat(self, key: str) -> ObjectStat:
-        return self._pooled.known(key)
+        self._save = save
 
     def read_into(self, key: str, offset: int, *into: memoryview) -> None:
-        for place in (view.cast("B") for view in into):
-            gaps = self._memory.read(key, offset, place, self._save)
-            if gaps == [(0, len(place))]:
-                raise NotFoundError("these bytes are not in memory here any more", key=key, offset=offset)
-            self._pooled.read_gaps(key, offset, place, gaps)
-            offset += len(place)
+        self._pooled.fill_held(key, offset, into, self._save)
+
+    def views(self, key: str, offset: int, size: int) -> list[memoryview]:
+        held = KeptBlock.filled(size, lambda places: self.read_into(key, offset, *places))
+        return list(held.views(0, size))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptd.access.roles import Right
@@ -14,14 +16,14 @@ from ckptd.engine.journal import Actor
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.starts import Agreement
-from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
 from ckptd.service.calls import Call
 from ckptd.service.flow import Budgets
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.save import Host
 from ckptd.storage.base import Objects, ObjectStat
-from ckptd.storage.capabilities import PooledObjects
+from ckptd.storage.capabilities import PooledObjects, ViewedObjects
 from ckptd.wire import chunks, convert
 from ckptd.wire.v1 import read_pb2
 
@@ -41,6 +43,7 @@ _READS_OF_MEMORY = 8
 _ALIVE_S = 0.5  # how often an agent that waits for the store says so
 _MOST_PASSED_BY = 8  # checkpoints, in one answer
 _MOST_REASON = 500  # characters
+_MOST_RANGES = 64  # that a rank says it will read next
 _MOST_AHEAD = 32  # messages that are read before their peer can take them, of all streams together, but one of each
 
 
@@ -205,6 +208,8 @@ class ReadService:
                 objects.forget(key)
                 objects = objects.beneath
             stat = await self._pools.control(_run_of(key), objects.stat, key)
+            if request.then and isinstance(objects, PooledObjects):
+                self._pools.dispatch(_run_of(key), partial(_expect, objects, request))
             blocks = _Blocks(self._coordinator, objects, key, *_range(request, stat))
             described = read_pb2.ReadReply(
                 object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
@@ -267,6 +272,7 @@ class _Blocks:
         self._key = key
         self._at = start
         self._end = end
+        self._viewed = objects if isinstance(objects, ViewedObjects) else None
 
     @property
     def is_over(self) -> bool:
@@ -275,12 +281,16 @@ class _Blocks:
 
     def next(self, messages: int) -> range:
         """Return which bytes come next, at most so many messages of them."""
-        begin, self._at = self._at, min(self._at + messages * chunks.CHUNK_BYTES, self._end)
+        # Cut where blocks that are kept as messages are: those are sent as they are.
+        begin, cut = self._at, (self._at // chunks.CHUNK_BYTES + messages) * chunks.CHUNK_BYTES
+        self._at = min(cut, self._end)
         return range(begin, self._at)
 
     def read(self, span: range) -> list[bytes]:
         """Return the messages with these bytes. Several threads may call at once."""
         self._coordinator.note_read(self._key)
+        if self._viewed is not None:
+            return [chunks.message_of(view) for view in self._viewed.views(self._key, span.start, len(span))]
         return chunks.encode_blocks(len(span), lambda places: self._objects.read_into(self._key, span.start, *places))
 
 
@@ -292,6 +302,18 @@ def _reader_of(call: Call, run: str) -> str:
 def _run_of(key: str) -> str:
     """Return whose share a read is of."""
     return key.rpartition("/")[0]
+
+
+def _expect(objects: PooledObjects, request: read_pb2.ReadRequest) -> None:
+    """Say what a rank will read, from what it reads now on."""
+    with suppress(CkptdError):  # the reads themselves meet it
+        objects.expect(request.key, request.offset, max(0, request.size))
+        for each in request.then[:_MOST_RANGES]:
+            if (
+                _run_of(key := convert.key_from_wire(each.key)) == _run_of(request.key)
+                and min(each.offset, each.size) >= 0
+            ):
+                objects.expect(key, each.offset, each.size)
 
 
 def _range(request: read_pb2.ReadRequest, stat: ObjectStat) -> tuple[int, int]:

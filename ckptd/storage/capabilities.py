@@ -5,7 +5,7 @@ A wrapper declares its own capabilities; `beneath` returns the store that it wra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
@@ -72,6 +72,22 @@ class SharedObjects(Protocol):
 
 
 @runtime_checkable
+class ViewedObjects(Objects, Protocol):
+    """Objects whose bytes lie in memory in the form in which they are sent."""
+
+    def views(self, key: str, offset: int, size: int) -> list[memoryview]:
+        """Return the bytes from `offset` on, in order, as they lie there. Nothing changes them."""
+
+
+@runtime_checkable
+class ForeseeingObjects(Protocol):
+    """Objects that are read faster by who says what will be read."""
+
+    def foresee(self, ranges: Sequence[tuple[str, int, int]]) -> None:
+        """Hear which ranges will be read, nearly in this order: key, offset and size of each."""
+
+
+@runtime_checkable
 class PooledObjects(LayeredObjects, Protocol):
     """Objects that the agents of many hosts read together, so that the store gives each byte once."""
 
@@ -81,6 +97,9 @@ class PooledObjects(LayeredObjects, Protocol):
 
     def held(self, save: str) -> Objects:
         """The same, for another agent, as far as memory of this host has it of a save; `NotFoundError` else."""
+
+    def expect(self, key: str, offset: int, size: int) -> None:
+        """Hear that a rank of this host will read these bytes soon."""
 
     def forget(self, key: str) -> None:
         """Keep nothing more of an object, as it was found damaged."""

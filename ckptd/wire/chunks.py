@@ -119,6 +119,24 @@ def _empty_block(size: int, opened: ExitStack) -> tuple[BytesIO, memoryview]:
     return message, opened.enter_context(whole[len(header) :])
 
 
+def data_of(message: bytes) -> memoryview:
+    """Return a view of the data of a message that `encode_blocks` has made."""
+    _, at = _take_varint(message, 1)
+    return memoryview(message)[at:]
+
+
+def message_of(data: memoryview) -> bytes:
+    """Return the message ``ReadReply{data}`` with these bytes: the one that they are the data of, if there is one."""
+    message = data.obj
+    if isinstance(message, bytes) and message[:1] == bytes((_READ_DATA,)):
+        size, at = _take_varint(message, 1)
+        if at and at + size == len(message) and size == len(data):
+            return message
+    header = bytearray((_READ_DATA,))
+    _put_varint(header, len(data))
+    return b"".join((header, data))
+
+
 def decode_read_reply(message: bytes) -> memoryview | read_pb2.ReadReply:
     """Read a message of a Read stream: a view of the data, or the description that precedes it."""
     if message and message[0] == _READ_DATA:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from ckptd.arena.segment import Segment
 from ckptd.engine.reading.seen import SeenIndex
 from ckptd.format import crc32c
 from ckptd.storage.base import AccessPattern, Objects, ObjectStat
-from ckptd.storage.capabilities import read_by_many
+from ckptd.storage.capabilities import ForeseeingObjects, read_by_many
 from ckptd.storage.holds import Hold, hold
 from ckptd.wire.v1 import arena_pb2
 
@@ -103,6 +103,11 @@ class HeldObjects:
         """See `SharedObjects`."""
         self._objects = read_by_many(self._objects)
         return self
+
+    def foresee(self, ranges: Sequence[tuple[str, int, int]]) -> None:
+        """See `ForeseeingObjects`."""
+        if isinstance(self._objects, ForeseeingObjects):
+            self._objects.foresee([each for each in ranges if not self._is_held(each[0])])
 
     def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
         """Return a whole object."""

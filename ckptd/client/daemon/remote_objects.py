@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ ROOT_ID_KEY = ".ckptd/id"
 _ROOT_ID_LIMIT_BYTES = 4096
 _LONG_BYTES = 8 << 20
 _REQUEST_BYTES = 64 << 20  # what cannot go straight to its place is held in memory until all of it is here
+_LEAST_BYTES = 1 << 20  # shorter requests say nothing of what comes next
+_AHEAD_BYTES = 256 << 20  # of what is read next, an agent hears so much
+_MOST_RANGES = 32
 _TRIAL_S = 3.0  # a bucket may be reachable for the daemon alone
 
 
@@ -104,6 +108,9 @@ class RemoteObjects:
             except UnavailableError as error:
                 _pause(error, deadline, backoff)
 
+    def _then(self, key: str, end: int) -> Sequence[read_pb2.ObjectRange]:
+        return ()
+
     def location(self, key: str) -> str:
         """Return where the daemon keeps it."""
         return f"{self._root}/{key}" if self._root else key
@@ -116,7 +123,14 @@ class RemoteObjects:
                 yield data
 
     def _replies(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[Any]:
-        request = read_pb2.ReadRequest(peer=self._peer, key=key, offset=offset, size=size, originals=self._originals)
+        request = read_pb2.ReadRequest(
+            peer=self._peer,
+            key=key,
+            offset=offset,
+            size=size,
+            originals=self._originals,
+            then=self._then(key, offset + size) if size >= _LEAST_BYTES else (),
+        )
         call = self._stub.Read(request, timeout=max(deadline.remaining_s, 0.001))
         try:
             yield from call
@@ -132,6 +146,28 @@ class PooledRemoteObjects(RemoteObjects):
     def __init__(self, stub: Any, address: str, peer: common_pb2.Peer, root: str, timeout_s: float) -> None:
         super().__init__(stub, address, peer, root, timeout_s)
         self._beneath = RemoteObjects(stub, address, peer, root, timeout_s, originals=True)
+        self._foreseen: list[tuple[str, int, int]] = []
+
+    def foresee(self, ranges: Sequence[tuple[str, int, int]]) -> None:
+        """See `ForeseeingObjects`."""
+        self._foreseen = sorted(ranges)
+
+    def _then(self, key: str, end: int) -> list[read_pb2.ObjectRange]:
+        """Return what is read next after a byte of an object, as far as an agent may read ahead."""
+        foreseen, found, left = self._foreseen, list[read_pb2.ObjectRange](), _AHEAD_BYTES
+        at = bisect_right(foreseen, (key, end, 1 << 63)) - 1  # in the order in which they are read, and so of keys
+        if at < 0 or foreseen[at][0] != key or end > foreseen[at][1] + foreseen[at][2]:
+            return []
+        for n in range(at, len(foreseen)):
+            of, offset, size = foreseen[n]
+            if n == at:
+                offset, size = end, offset + size - end
+            if size:
+                found.append(read_pb2.ObjectRange(key=of, offset=offset, size=min(size, left)))
+                left -= min(size, left)
+            if not left or len(found) == _MOST_RANGES:
+                break
+        return found
 
     @property
     def beneath(self) -> Objects:

@@ -24,6 +24,7 @@ from ckptd.format.dtypes import DType
 from ckptd.format.slices import Box
 from ckptd.format.stored import Piece, StoredTensor
 from ckptd.storage.base import AccessPattern, Objects, SummingObjects
+from ckptd.storage.capabilities import ForeseeingObjects
 
 Array = NDArray[Any]
 
@@ -78,6 +79,8 @@ class Fetch:
     def _carry_out(self, batch: Sequence[PieceRead]) -> None:
         access = self._objects.access
         jobs = list(_jobs(batch, access))
+        if isinstance(self._objects, ForeseeingObjects):
+            self._objects.foresee(self._ranges(jobs))
         total = sum(block.size for read in batch for block in read.blocks)
         if total < PARALLEL_BYTES or len(jobs) < 2:
             for job in jobs:
@@ -86,6 +89,14 @@ class Fetch:
             threads.each(self._run, jobs, access.num_readers, "ckptd-read")
         for read in batch:
             self._check(read)
+
+    def _ranges(self, jobs: Sequence[Sequence[_Stretch]]) -> list[tuple[str, int, int]]:
+        """Return key, offset and size of what is to be read, with what is side by side joined."""
+        found: list[tuple[str, int, int]] = []
+        for group in _neighbours([stretch for job in jobs for stretch in job], self._objects.access.gap_bytes):
+            begin = group[0].offset
+            found.append((self._shard_key(group[0].shard), begin, max(each.end for each in group) - begin))
+        return found
 
     def _run(self, job: Sequence[_Stretch]) -> None:
         for group in _neighbours(job, self._objects.access.gap_bytes):

@@ -134,7 +134,7 @@ class ListReply(_message.Message):
     def __init__(self, checkpoints: _Optional[_Iterable[_Union[_common_pb2.Checkpoint, _Mapping]]] = ..., root: _Optional[str] = ..., root_id: _Optional[str] = ..., arena: _Optional[_Union[_common_pb2.ArenaAddress, _Mapping]] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("peer", "key", "offset", "size", "for_agent", "held_save", "originals")
+    __slots__ = ("peer", "key", "offset", "size", "for_agent", "held_save", "originals", "then")
     PEER_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,7 @@ class ReadRequest(_message.Message):
     FOR_AGENT_FIELD_NUMBER: _ClassVar[int]
     HELD_SAVE_FIELD_NUMBER: _ClassVar[int]
     ORIGINALS_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     key: str
     offset: int
@@ -149,7 +150,18 @@ class ReadRequest(_message.Message):
     for_agent: bool
     held_save: str
     originals: bool
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., key: _Optional[str] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., for_agent: bool = ..., held_save: _Optional[str] = ..., originals: bool = ...) -> None: ...
+    then: _containers.RepeatedCompositeFieldContainer[ObjectRange]
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., key: _Optional[str] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., for_agent: bool = ..., held_save: _Optional[str] = ..., originals: bool = ..., then: _Optional[_Iterable[_Union[ObjectRange, _Mapping]]] = ...) -> None: ...
+
+class ObjectRange(_message.Message):
+    __slots__ = ("key", "offset", "size")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    offset: int
+    size: int
+    def __init__(self, key: _Optional[str] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
 
 class ReadReply(_message.Message):
     __slots__ = ("data", "object_size", "modified_at", "version")

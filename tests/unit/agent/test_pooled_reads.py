@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from ckptd.agent.memory_here import MemoryHere
+from ckptd.agent.neighbourhood import Neighbour, owners_of
 from ckptd.agent.other_agents import OtherAgents
-from ckptd.agent.pooled_reads import BLOCK_BYTES, Neighbour, PooledReads, owner_of
+from ckptd.agent.pooled_reads import BLOCK_BYTES, PooledReads
 from ckptd.client.daemon.remote_objects import objects_for
 from ckptd.engine.hosts.memories import Where
 from ckptd.engine.reading.waits import NOTICE_S
@@ -23,6 +24,7 @@ from ckptd.storage.memory import MemoryStore
 from ckptd.wire import versions
 from tests import seams
 from tests.fakes.coordinator import FakeCoordinator
+from tests.fakes.waiting import eventually
 from tests.unit.service.conftest import serving
 
 KEY = "r/model.ckpt-1.data-00000-of-00001"
@@ -110,6 +112,10 @@ class Pool:
         return bytes(data)
 
 
+def owners(pool: Pool) -> list[str]:
+    return owners_of(KEY, pool.store.inner.stat(KEY).version, 0, 6, "abc")
+
+
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A neighbour that is slow, as the machine is, is not passed by."""
@@ -123,18 +129,6 @@ def pool() -> Iterator[Pool]:
         yield made
 
 
-def test_each_block_has_one_owner_and_keeps_it_when_others_go():
-    hosts = [f"h{number}" for number in range(20)]
-    blocks = [(KEY, "v", number) for number in range(2000)]
-    owners = {block: owner_of(block, hosts) for block in blocks}
-    shares = Counter(owners.values())
-    assert len(shares) == 20
-    assert max(shares.values()) < 2 * min(shares.values())
-    assert all(owner_of(block, reversed(hosts)) == owner for block, owner in owners.items())
-    for block, owner in owners.items():
-        assert (owner_of(block, [host for host in hosts if host != "h7"]) == owner) == (owner != "h7")
-
-
 def test_what_three_hosts_read_the_store_gives_once(pool):
     for host in "abc":
         assert pool.read(host) == DATA
@@ -144,13 +138,29 @@ def test_what_three_hosts_read_the_store_gives_once(pool):
     assert sum(read.values()) > 0
 
 
+def test_what_a_rank_will_read_its_host_gets_from_the_store_before_and_only_its_own(pool):
+    pool.reads["a"].expect(KEY, 0, 2 * len(DATA))
+    own = {number for number, host in enumerate(owners(pool)) if host == "a"}
+    eventually(lambda: set(pool.store.reads) == own, "what a owns is read", within_s=40)
+    pool.reads["b"].expect("r/model.ckpt-2.data-00000-of-00001", 0, 10)  # it is not there, or not any more
+    for host in "abc":
+        assert pool.read(host) == DATA
+    assert pool.store.reads == dict.fromkeys(range(6), 1)
+
+
+def test_what_memory_has_is_not_read_ahead(pool):
+    pool.hold("a")
+    pool.reads["a"].expect(KEY, 0, len(DATA))
+    assert pool.read("a") == DATA
+    assert not pool.store.reads
+
+
 def test_a_silent_agent_is_passed_by_and_named(pool, caplog, monkeypatch):
     seams.NEIGHBOUR_SILENT_S.put(monkeypatch, 5.0)  # longer than the other neighbour takes
     caplog.set_level(logging.INFO, "ckptd")
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         pool.neighbours[1] = Neighbour("b", (f"127.0.0.1:{silent.getsockname()[1]}",))
-        owned = [n for n in range(6) if owner_of((KEY, pool.store.inner.stat(KEY).version, n), "abc") == "b"]
-        assert owned
+        assert "b" in owners(pool)
         assert pool.read("a") == DATA
     assert "the agent on b is passed by for 30 s" in caplog.text
     assert len([record for record in caplog.records if "passed by" in record.message]) == 1
@@ -214,9 +224,8 @@ def test_what_was_found_damaged_is_forgotten(pool, caplog):
     before = sum(pool.store.reads.values())
     pool.reads["a"].forget(KEY)
     assert "damaged in memory" in caplog.text
-    own = [n for n in range(6) if owner_of((KEY, pool.store.inner.stat(KEY).version, n), "abc") == "a"]
     pool.read("a")
-    assert sum(pool.store.reads.values()) == before + len(own)
+    assert sum(pool.store.reads.values()) == before + owners(pool).count("a")
     assert pool.reads["a"].beneath is pool.store
 
 
@@ -259,5 +268,7 @@ def test_a_long_wait_is_told_with_what_is_awaited(caplog):
     store.read_into = slow  # type: ignore[method-assign]
     stat = store.inner.stat(KEY)
     assert isinstance(stat, ObjectStat)
-    assert reads.own_block(stat, 0) == DATA[:BLOCK_BYTES]
+    block = reads.own_block(stat, 0)
+    assert block is not None
+    assert block.tobytes() == DATA[:BLOCK_BYTES]
     assert f"reading {KEY} waits for the store, for 31 s now; 8.4 MB are requested" in caplog.text

@@ -12,10 +12,12 @@ from ckptd import Checkpointer
 from ckptd.client.daemon.remote_objects import RemoteObjects, objects_for
 from ckptd.client.daemon.stream_queue import OVERLAP_BYTES
 from ckptd.engine.reading.bundle import Bundle
-from ckptd.errors import CkptdError, CorruptionError, NotFoundError, UnavailableError
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.format import crc32c
 from ckptd.storage.base import SummingObjects
+from ckptd.storage.capabilities import ForeseeingObjects
 from ckptd.storage.local.local_store import LocalStore
+from ckptd.wire import versions
 from ckptd.wire.chunks import CHUNK_BYTES
 from tests import seams
 from tests.unit.client.relay import Relay
@@ -163,3 +165,27 @@ def test_a_daemon_that_stays_away_ends_the_reading(saved, unseen):
         saved.stop()
         with pytest.raises(UnavailableError, match="no daemon answers"):
             objects.stat(KEY)
+
+
+def test_a_long_request_says_what_is_read_next_and_no_more_than_an_agent_may_read_ahead():
+    requests = []
+
+    class Stub:
+        def Read(self, request, timeout):  # noqa: N802
+            requests.append(request)
+            raise InvalidRequestError("enough")
+
+    def then(key, offset, size):
+        with pytest.raises(InvalidRequestError):
+            objects.read_into(key, offset, memoryview(bytearray(size)))
+        return [(each.key, each.offset, each.size) for each in requests.pop().then]
+
+    objects = objects_for(Stub(), "there:1", versions.this_peer("r"), "s3://b", "", 1.0)
+    assert isinstance(objects, ForeseeingObjects)
+    assert then("a", 0, 2 << 20) == []
+    objects.foresee([("a", 0, 6 << 20), ("a", 9 << 20, 1 << 20), ("b", 5, 1 << 30)])
+    assert then("a", 0, 2 << 20) == [("a", 2 << 20, 4 << 20), ("a", 9 << 20, 1 << 20), ("b", 5, 251 << 20)]
+    assert then("a", 4 << 20, 2 << 20) == [("a", 9 << 20, 1 << 20), ("b", 5, 255 << 20)]
+    assert then("b", (1 << 30) - (2 << 20) + 5, 2 << 20) == []
+    assert then("a", 0, 1 << 10) == []  # a short one is not worth it
+    assert then("c", 0, 2 << 20) == []
