@@ -83,7 +83,12 @@ SUBJECTS = {
     ),
 }
 """By page: its title, its first sentence, and the names on it. The errors are found by themselves."""
-FRAMEWORKS = {"ckptd.torch": "torch", "ckptd.jax": "jax", "ckptd.tensorflow": "tensorflow"}
+FRAMEWORKS = {
+    "ckptd.events": "events",
+    "ckptd.torch": "torch",
+    "ckptd.jax": "jax",
+    "ckptd.tensorflow": "tensorflow",
+}
 """Modules, and the names of their pages and of the guides that show how each is used."""
 NOT_FOR_CALLERS = {
     "Checkpointer.share_rooms",
@@ -147,7 +152,7 @@ def _overview(names: dict[str, tuple[str, ...]]) -> str:
         lines += [f"## {SUBJECTS[subject][0]}\n", "| name | what it is |", "|---|---|"]
         lines += [f"| `{name}` | {_summary(getattr(ckptd, name))} |" for name in group]
         lines.append("")
-    lines += ["## Frameworks\n", "| module | |", "|---|---|"]
+    lines += ["## Modules\n", "| module | |", "|---|---|"]
     lines += [
         f"| [{name}]({page}.md) | [guide](../{page}.md) |" for name, page in FRAMEWORKS.items()
     ]
@@ -365,7 +370,7 @@ def main() -> None:
         sys.stdout.write("\n".join(pages().values()))
         return
     texts = pages()
-    if all(importlib.util.find_spec(name.rpartition(".")[2]) for name in FRAMEWORKS):
+    if all(importlib.util.find_spec(name) for name in ("torch", "jax", "tensorflow")):
         texts |= framework_pages()
     for name, text in texts.items():
         (DIRECTORY / name).write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -23,8 +23,11 @@ from ckptd.client.saving.stall import Stall
 from ckptd.client.saving.transport import SaveRequest
 from ckptd.client.saving.under_way import UnderWay
 from ckptd.client.stored_run import StoredRun
+from ckptd.client.telling import Teller, receivers
 from ckptd.client.transports import open_transport
-from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.errors import CkptdError, InvalidRequestError, UnavailableError
+from ckptd.events import delivery
+from ckptd.events.delivery import Receiver
 from ckptd.format import names as naming
 
 if sys.version_info >= (3, 11):
@@ -69,6 +72,7 @@ class Checkpointer(StoredRun):
         ca: str | bytes | None = None,
         cert: str | bytes | None = None,
         key: str | bytes | None = None,
+        on_event: Receiver | Iterable[Receiver] | None = None,
     ) -> None:
         """Describe the run; nothing is connected yet.
 
@@ -101,6 +105,10 @@ class Checkpointer(StoredRun):
             cert: the client's own certificate, for a daemon with ``--client-ca``: PEM, or the path of a file
                 with it; default: the environment's ``CKPTD_CERT``.
             key: the private key of `cert`, likewise; default: the environment's ``CKPTD_KEY``.
+            on_event: called with each `ckptd.events.Event` of this process: a save is durable, has failed or is slow, a
+                checkpoint is restored, or an older one than the latest. One function, or several. Each is called in a
+                thread of its own, one event at a time; it may take long, and what it raises goes to the log. `close`
+                and the end of the program wait up to 10 s for it.
 
         Raises:
             InvalidRequestError: for anything above that can't be right.
@@ -108,6 +116,7 @@ class Checkpointer(StoredRun):
         if run is None:
             raise InvalidRequestError("pass a run, the directory below the root: run='runs/mnist'")
         place = process_rank.place(rank, world_size, os.environ)
+        heard_by = receivers(on_event, os.environ, place.rank)
         options.check_timeout(timeout_s)
         self._only_first_meta_graph = options.is_for_first_only(write_meta_graph)
         self._wants_meta_graph = True
@@ -130,10 +139,11 @@ class Checkpointer(StoredRun):
             address, run, place, run_options, timeout_s=timeout_s, token=token, ca=ca, cert=cert, key=key
         )
         under_way = UnderWay(timeout_s, f"{run} at {address}", transport.place)
-        super().__init__(transport, run, place, run_options, under_way, timeout_s)
+        teller = Teller(heard_by, run, place)
+        super().__init__(transport, run, place, run_options, under_way, timeout_s, teller)
         self._lock = threading.Lock()
         self._preparation = Preparation(transport.rooms)
-        self._launcher = Launcher(transport.saves, self._preparation, under_way)
+        self._launcher = Launcher(transport.saves, self._preparation, under_way, teller)
         self._keep = dropping.follow(self, transport.connection, under_way.wait_for_all)
 
     def save(
@@ -183,7 +193,11 @@ class Checkpointer(StoredRun):
         if meta_graph is not None and not isinstance(meta_graph, bytes):
             raise InvalidRequestError("meta_graph is the bytes of a file", actual=type(meta_graph).__name__)
         suffix = naming.check_meta_suffix(meta_graph_suffix)
-        self._under_way.wait_for_room()
+        try:
+            self._under_way.wait_for_room()
+        except UnavailableError as error:
+            self._teller.refused(step, stall, error)
+            raise
         request = SaveRequest(
             step,
             uuid.uuid4().hex,
@@ -295,6 +309,8 @@ class Checkpointer(StoredRun):
         finally:
             self._preparation.close()
             self.transport.close()
+            if self._teller.is_on:
+                delivery.drain()
 
     def __enter__(self) -> Self:
         return self

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 
 from ckptd.client import options
 from ckptd.client.paths.files import files_of
 from ckptd.client.paths.latest import as_text
 from ckptd.client.process_rank import ProcessRank
-from ckptd.client.restoring.falling_back import Restored
+from ckptd.client.restoring.falling_back import RestoredSoFar
 from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.client.restoring.restoring import Array, locate_any, open_reader, read_meta_graph, restore
 from ckptd.client.saving.transport import Transport
 from ckptd.client.saving.under_way import UnderWay
+from ckptd.client.telling import Teller
 from ckptd.client.watch import Watch
 from ckptd.engine.catalog.presence import read_state
 from ckptd.engine.checkpoint import Checkpoint
@@ -38,6 +40,7 @@ class StoredRun:
         run_options: RunOptions,
         under_way: UnderWay,
         timeout_s: float,
+        teller: Teller,
     ) -> None:
         self.run = run
         self.rank = place.rank
@@ -46,7 +49,8 @@ class StoredRun:
         self.transport = transport
         self._options = run_options
         self._under_way = under_way
-        self._restored = Restored()
+        self._restored = RestoredSoFar()
+        self._teller = teller
         self._is_closed = False
         self._used_by: int | None = None  # the process that used it last
 
@@ -97,7 +101,8 @@ class StoredRun:
             raise InvalidRequestError("fallback", expected="True, False or 'together'", actual=repr(fallback))
         # Ranks that read everything read the same; with names or boxes each has probably a part of its own.
         by_many = self.world_size > 1 and names is None and slices is None
-        return restore(
+        began, self._restored.fell_back = time.monotonic(), None
+        arrays = restore(
             self.transport.catalog,
             self.run,
             self._name(name),
@@ -110,6 +115,12 @@ class StoredRun:
             together_s=self.timeout_s if fallback == "together" else None,
             by_many=by_many,
         )
+        checkpoint = self._restored.checkpoint
+        if self._teller.is_on and checkpoint is not None:
+            if self._restored.fell_back is not None:
+                self._teller.fell_back(checkpoint.step, *self._restored.fell_back)
+            self._teller.restored(checkpoint, sum(array.nbytes for array in arrays.values()), time.monotonic() - began)
+        return arrays
 
     @property
     def restored(self) -> Checkpoint | None:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.options import check_step
 from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
+from ckptd.events.delivery import Receiver
 from ckptd.jax import places
 from ckptd.jax.deciding import Decider, reached_preemption
 from ckptd.jax.items import as_composite, load_args, tree_of
@@ -71,6 +72,7 @@ class CheckpointManager:
         ca: str | bytes | None = None,
         cert: str | bytes | None = None,
         key: str | bytes | None = None,
+        on_event: Receiver | Iterable[Receiver] | None = None,
         copy_in_background: bool = True,
         **changes: Any,
     ) -> None:
@@ -95,6 +97,7 @@ class CheckpointManager:
             cert: the client's own certificate, for a daemon with ``--client-ca``: PEM, or the path of a file
                 with it; default: the environment's CKPTD_CERT.
             key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
+            on_event: called with each event of its saves and restores, as for `Checkpointer`.
             copy_in_background: `save` returns before JAX's arrays are copied, and holds them until they are. Memory
                 that is donated meanwhile is not used again, so for that long there is one more state. False: it
                 returns when they are copied.
@@ -122,6 +125,7 @@ class CheckpointManager:
             ca=ca,
             cert=cert,
             key=key,
+            on_event=on_event,
         )
         self._has_items = bool(item_names)
         self._copies_in_background = copy_in_background

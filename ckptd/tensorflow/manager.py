@@ -11,7 +11,7 @@ import inspect
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +24,7 @@ from ckptd.client.paths.run_place import RunPlace
 from ckptd.client.saving.pending import PendingSave
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.events.delivery import Receiver
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow import restoring
@@ -77,6 +78,7 @@ class CheckpointManager:
         ca: str | bytes | None = None,
         cert: str | bytes | None = None,
         key: str | bytes | None = None,
+        on_event: Receiver | Iterable[Receiver] | None = None,
     ) -> None:
         """Describe what is saved and where; nothing is opened yet. The arguments are TensorFlow's, and a few more.
 
@@ -101,6 +103,7 @@ class CheckpointManager:
             cert: the client's own certificate, for a daemon with ``--client-ca``: PEM, or the path of a file
                 with it; default: the environment's CKPTD_CERT.
             key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
+            on_event: called with each event of its saves and restores, as for `Checkpointer`.
 
         Raises:
             InvalidRequestError: in TensorFlow's words, where it has this case.
@@ -135,6 +138,7 @@ class CheckpointManager:
             ca=ca,
             cert=cert,
             key=key,
+            on_event=on_event,
         )
         # TensorFlow's manager has no end: it is dropped, and so is this one with it; then another takes the directory.
 

@@ -66,6 +66,33 @@ checkpoint, arrays = tf.train.Checkpoint(w=tf.Variable([1.0, 2.0])), {"w": np.ar
 }
 """What a reader of a page has already, in Python: the training program that the lines are for."""
 
+BROUGHT["events.md"] = """
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+
+from tests.fakes import loggers
+
+logged = loggers.install(sys.modules)
+posted = []
+
+class Slack(BaseHTTPRequestHandler):
+    def do_POST(self):
+        posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+slack = HTTPServer(("127.0.0.1", 0), Slack)
+threading.Thread(target=slack.serve_forever, daemon=True).start()
+state, hook = {"w": np.arange(4.0)}, f"http://127.0.0.1:{slack.server_port}/services/T/B/x"
+"""
+
 LEFT = {
     "README.md": """
 assert state["step"] == 1000
@@ -89,6 +116,20 @@ assert np.array_equal(part, w[:333])
 assert np.array_equal(same, w)
 """,
     "watching.md": "trainer.close()",
+    "events.md": """
+assert [call[1]["ckptd/step"] for call in logged if call[0] == "log"] == [3]
+assert ("define_metric", "ckptd/*", "ckptd/step") in logged
+assert ("the id of the run", "ckptd/failed", 0.0) in [call[:3] for call in logged]
+assert not posted
+from ckptd.events import Slow
+slow = Slow(run="runs/a", rank=0, world_size=2, step=7, at=0.0, waited_s=30.0, waiting_for="rank 1")
+to_slack(slow)
+to_wandb(slow)
+assert posted == [b'{"text": "step 7 of runs/a is under way for 30 s and waits for rank 1"}']
+assert logged[-1] == ("alert", "checkpoint slow", "step 7 of runs/a is under way for 30 s and waits for rank 1")
+slack.shutdown()
+slack.server_close()
+""",
     "torch.md": "ckptd.torch.close_all()\nwriter.close()",
 }
 """What must hold when a page has been followed, beyond that nothing failed."""

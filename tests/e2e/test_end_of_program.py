@@ -359,3 +359,16 @@ def test_a_process_of_multiprocessing_saves_to_its_end_or_tells_by_its_exit_code
     assert (ended.returncode, ended.stdout) == (0, "[0, 120]\n"), ended.stderr
     assert steps_in(root) == [1]
     assert "the save of step 1 of runs/a at /proc/nowhere is lost" in ended.stderr
+
+
+def test_the_end_of_the_program_waits_for_those_who_hear_of_its_last_save(tmp_path):
+    program = """
+    def slowly(event):
+        time.sleep(0.3)
+        print(type(event).__name__, event.step, flush=True)
+
+    c = ckptd.Checkpointer(sys.argv[1], "runs/a", rank=0, world_size=1, on_event=slowly)
+    c.save(1, arrays(1))
+    """
+    ended = run(program, str(tmp_path))
+    assert (ended.code, ended.stdout) == (0, "Saved 1\n")

@@ -32,15 +32,17 @@ _REREADS = 1  # when the owner reads correct bytes: a bit of this host's memory 
 
 
 @dataclass(slots=True)
-class Restored:
+class RestoredSoFar:
     """What one `Checkpointer` has restored so far.
 
     Attributes:
         checkpoint: the last one, None before the first.
+        fell_back: of the last restore, if it went back: the step that was damaged, and why.
         passed: those that were found damaged here and could not be put in quarantine, by key: why.
     """
 
     checkpoint: Checkpoint | None = None
+    fell_back: tuple[int | None, str] | None = None
     passed: dict[str, str] = field(default_factory=dict)
 
 
@@ -49,7 +51,7 @@ def restore_newest(
     run: str,
     name: str,
     read: Callable[[Located, bool], T],
-    restored: Restored,
+    restored: RestoredSoFar,
     *,
     falls_back: bool,
     together_s: float | None = None,
@@ -93,9 +95,11 @@ def restore_newest(
             continue
         restored.checkpoint = located.checkpoint
         if reasons:
+            why = "; ".join(reasons)
+            restored.fell_back = newest.checkpoint.step, why
             said = (
                 f"ckptd: step {newest.checkpoint.step} of {run} is damaged, and step {located.checkpoint.step} is "
-                f"restored instead: {'; '.join(reasons)}"
+                f"restored instead: {why}"
             )
             sys.stderr.write(f"{printable(said)}\n")
             sys.stderr.flush()
@@ -107,7 +111,7 @@ def _verdict(
     catalog: RunCatalog,
     located: Located,
     error: CkptdError,
-    restored: Restored,
+    restored: RestoredSoFar,
     call: RestoreCall,
     falls_back: bool,
 ) -> DamageVerdict:
@@ -155,7 +159,7 @@ def _all_have_it(
 
 
 def _next(
-    catalog: RunCatalog, run: str, name: str, call: RestoreCall, restored: Restored, reasons: list[str]
+    catalog: RunCatalog, run: str, name: str, call: RestoreCall, restored: RestoredSoFar, reasons: list[str]
 ) -> Located:
     """Return the newest checkpoint that was not passed by; `CorruptionError` when it was the last."""
     latest = catalog.latest(name, call)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.client.restoring.falling_back import Restored, restore_newest
+from ckptd.client.restoring.falling_back import RestoredSoFar, restore_newest
 from ckptd.client.restoring.locating import locate
 from ckptd.client.restoring.reader import CheckpointReader, check_names, did_you_mean
 from ckptd.client.restoring.reporting import open_reporting
@@ -36,7 +36,7 @@ def restore(
     slices: Boxes | None,
     into: Mapping[str, Array] | None,
     *,
-    restored: Restored,
+    restored: RestoredSoFar,
     falls_back: bool = True,
     together_s: float | None = None,
     by_many: bool = False,
@@ -75,7 +75,7 @@ def _read_step(
     name: str,
     step: int,
     read: Callable[[Located, bool], dict[str, Array]],
-    restored: Restored,
+    restored: RestoredSoFar,
 ) -> dict[str, Array]:
     located, is_afresh = locate(catalog, run, name, step), False
     for _ in range(_MAX_ATTEMPTS):

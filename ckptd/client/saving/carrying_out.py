@@ -28,15 +28,22 @@ _SETTLE_S = 1.0  # a daemon that refused a lane knows the save's end by then
 
 
 def carry_out(
-    transport: SaveTransport, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None = None
+    transport: SaveTransport,
+    request: SaveRequest,
+    snapshot: Snapshot,
+    turn: Turn,
+    handover: Handover | None = None,
+    tell: waits.Tell | None = None,
 ) -> Checkpoint:
     """Carry out one save; return the published checkpoint. The snapshot may still be under way.
+
+    `tell` is called with what a save that takes long waits for.
 
     A daemon that was restarted in the middle knows nothing of the save. The snapshot is still here, so the save starts
     again, as a repeated call.
     """
     what = "the save without a step" if request.step is None else f"the save of step {request.step}"
-    with waits.told(what):
+    with waits.told(what, tell):
         return _carry_out(transport, request, snapshot, turn, handover)
 
 

@@ -63,6 +63,12 @@ class Completion:
         with self._lock:
             return self._checkpoint
 
+    @property
+    def error(self) -> CkptdError | None:
+        """What went wrong, if it has failed. Reading this does not count as seeing it."""
+        with self._lock:
+            return self._error
+
     def see_error(self) -> CkptdError | None:
         """Return what went wrong, None if nothing did; it counts as seen from now on."""
         with self._lock:

@@ -25,6 +25,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,13 @@ class _Ending:
         self._owed: list[_Owed] = []
         self.has_lost = False
         self._is_registered = False
+        self._then: list[Callable[[], None]] = []
+
+    def then(self, work: Callable[[], None]) -> None:
+        """Have this called at the end, when every save has ended; once, however often it is passed."""
+        with self._lock:
+            if work not in self._then:
+                self._then.append(work)
 
     def owe(self, pending: Completion, where: str, timeout_s: float) -> None:
         """Wait for this save at the end."""
@@ -102,6 +110,8 @@ class _Ending:
                 # A daemon that did not answer may have all bytes, and may still commit the save.
                 is_open = isinstance(lost, UnavailableError) and lost.may_have_arrived and not lost.is_answer
                 _say(f"{one} {'may be' if is_open else 'is'} lost: {_in_full(lost)}")
+        for work in list(self._then):
+            work()
 
     def last_call(self) -> None:
         """Settle, and set the exit code."""
@@ -222,6 +232,14 @@ _ending = _Ending()
 def owe(pending: Completion, where: str, timeout_s: float) -> None:
     """Have the end of the program wait for this save, which ends within `timeout_s`, and report it if it is lost."""
     _ending.owe(pending, where, timeout_s)
+
+
+def then(work: Callable[[], None]) -> None:
+    """Have this called at the end of the program, when its saves have ended; it waits a bounded time, and never raises.
+
+    Once, however often it is passed.
+    """
+    _ending.then(work)
 
 
 def owed() -> list[Completion]:

@@ -6,16 +6,17 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from ckptd import threads
 from ckptd.client.capture.preparing import Preparation, Prepared
 from ckptd.client.capture.snapshot import why
 from ckptd.client.replicas import with_digests
-from ckptd.client.saving import end_of_process
+from ckptd.client.saving import end_of_process, waits
+from ckptd.client.saving.completion import Completion
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.stall import COPYING, DECLARING, PREPARING
+from ckptd.client.saving.stall import COPYING, DECLARING, PREPARING, Stall
 from ckptd.client.saving.transport import SaveRequest, SaveTransport
 from ckptd.client.saving.under_way import UnderWay
 from ckptd.client.saving.undertaking import Undertaking
@@ -25,10 +26,27 @@ _NUM_RESERVED = 5
 """Threads for what a save needs after its call has returned: to carry it out, to sum, and the engine of direct mode."""
 
 
+class SaveListener(Protocol):
+    """Hears of saves. Nothing of it waits or raises."""
+
+    def begun(self, completion: Completion, request: SaveRequest) -> None:
+        """This save has begun; it may have ended, too."""
+
+    def refused(self, step: int | None, stall: Stall, error: BaseException) -> None:
+        """One could not begin."""
+
+    def slow(self, step: int | None) -> waits.Tell | None:
+        """Return what to call with what a save that takes long waits for."""
+
+
 class Launcher:
     """Launches the saves of one `Checkpointer`. Any thread may use it."""
 
-    def __init__(self, transport: SaveTransport, preparation: Preparation, under_way: UnderWay) -> None:
+    def __init__(
+        self, transport: SaveTransport, preparation: Preparation, under_way: UnderWay, listener: SaveListener
+    ) -> None:
+        """Launch none yet. `listener` hears of each, and of those that could not begin."""
+        self._listener = listener
         self._transport = transport
         self._preparation = preparation
         self._under_way = under_way
@@ -64,9 +82,11 @@ class Launcher:
                 request = with_digests(request, arrays, prepared.inventory, replicas, may_differ)
             with self._lock:
                 turn = Turn(self._last_turn)
-                save = Undertaking(self._transport, self._preparation, request, prepared, turn)
+                slow = self._listener.slow(request.step)
+                save = Undertaking(self._transport, self._preparation, request, prepared, turn, slow)
                 self._last_turn = turn
                 self._under_way.add(save.completion)
+            self._listener.begun(save.completion, request)
             request.stall.goes_on_with(DECLARING)
             save.begin()
             _start(save.carry, f"ckptd-save-{request.step}")
@@ -85,6 +105,7 @@ class Launcher:
                 if prepared is not None:
                     prepared.release()
                 self._transport.withdraw(request, why(error))
+                self._listener.refused(request.step, request.stall, error)
             raise
         finally:
             request.stall.ended()

@@ -10,11 +10,16 @@ WAITING, PREPARING, COPYING, DECLARING = "waiting", "preparing", "copying", "dec
 
 
 class Stall:
-    """One call's time. The caller's thread moves it on; any thread may wait for its end and read it."""
+    """One call's time. The caller's thread moves it on; any thread may wait for its end and read it.
+
+    Attributes:
+        began: when the call began, by the monotonic clock.
+    """
 
     def __init__(self) -> None:
         """Begin now: the call waits for saves before it."""
-        self._part, self._since = WAITING, time.monotonic()
+        self.began = time.monotonic()
+        self._part, self._since = WAITING, self.began
         self._seconds = dict.fromkeys((WAITING, PREPARING, COPYING, DECLARING), 0.0)
         self._has_ended = threading.Event()
 

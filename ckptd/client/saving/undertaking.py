@@ -18,6 +18,7 @@ from ckptd.client.capture.capturing import takes_long
 from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.preparing import Preparation, Prepared
 from ckptd.client.capture.snapshot import Snapshot, why
+from ckptd.client.saving import waits
 from ckptd.client.saving.carrying_out import carry_out
 from ckptd.client.saving.completion import Completion
 from ckptd.client.saving.pending import PendingSave
@@ -41,9 +42,16 @@ class Undertaking:
     """
 
     def __init__(
-        self, transport: SaveTransport, preparation: Preparation, request: SaveRequest, prepared: Prepared, turn: Turn
+        self,
+        transport: SaveTransport,
+        preparation: Preparation,
+        request: SaveRequest,
+        prepared: Prepared,
+        turn: Turn,
+        tell: waits.Tell | None = None,
     ) -> None:
-        """Begin nothing yet."""
+        """Begin nothing yet. `tell` is called with what it waits for, if it takes long."""
+        self._tell = tell
         self.completion = Completion(request.step, request.name, transport)
         self.pending = PendingSave(self.completion)
         self._transport = transport
@@ -140,7 +148,9 @@ class Undertaking:
         checkpoint: Checkpoint | None = None
         error: CkptdError | None = None
         try:
-            checkpoint = carry_out(self._transport, self._request, self._snapshot, self._turn, self._handover)
+            checkpoint = carry_out(
+                self._transport, self._request, self._snapshot, self._turn, self._handover, self._tell
+            )
         except CkptdError as failure:
             error = failure
         except BaseException as failure:  # it has to reach the caller, which is another thread

@@ -13,6 +13,9 @@ from contextlib import contextmanager, suppress
 
 NOTICE_S = 30.0
 
+Tell = Callable[[str, float], None]
+"""Takes what is waited for, and for how many seconds so far."""
+
 _log = logging.getLogger("ckptd.client")
 _here = threading.local()
 
@@ -20,26 +23,31 @@ _here = threading.local()
 class _Wait:
     """What one thread waits for at this moment."""
 
-    def __init__(self, caller: str) -> None:
+    def __init__(self, caller: str, tell: Tell | None) -> None:
         self.what: Callable[[], str] = lambda: "its beginning"
         self._caller = caller
+        self._tell = tell
         self._began = time.monotonic()
         self._is_over = threading.Event()
 
     def run(self) -> None:
         while not self._is_over.wait(NOTICE_S):
-            _log.warning(
-                "%s waits for %s, %.0f s after it began", self._caller, self.what(), time.monotonic() - self._began
-            )
+            what, waited_s = self.what(), time.monotonic() - self._began
+            _log.warning("%s waits for %s, %.0f s after it began", self._caller, what, waited_s)
+            if self._tell is not None:
+                self._tell(what, waited_s)
 
     def end(self) -> None:
         self._is_over.set()
 
 
 @contextmanager
-def told(caller: str) -> Iterator[None]:
-    """Write a line every half minute, while this lasts, about what `caller` waits for; `waiting_for` says what."""
-    wait = _Wait(caller)
+def told(caller: str, tell: Tell | None = None) -> Iterator[None]:
+    """Write a line every half minute, while this lasts, about what `caller` waits for; `waiting_for` says what.
+
+    `tell` is called with each line's content.
+    """
+    wait = _Wait(caller, tell)
     with suppress(RuntimeError):  # no thread can be started: then there are no lines
         threading.Thread(target=wait.run, name="ckptd-waits", daemon=True).start()
     before = getattr(_here, "wait", None)
