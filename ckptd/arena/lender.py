@@ -134,6 +134,15 @@ class Lender:
         with self._lock:
             return self._size()
 
+    def states(self) -> dict[str, int]:
+        """Return how many bytes are ``free`` to be lent, ``filled`` with a published save, ``leased`` without one."""
+        with self._lock:
+            filled = {each.arena.id: each.arena for held in self._held.values() for each in held.stretches}
+            filled_bytes = sum(arena.segment.size_bytes for arena in filled.values())
+            size_bytes = self._size()
+        free_bytes = max(0, self.limit_bytes - size_bytes)
+        return {"free": free_bytes, "filled": filled_bytes, "leased": max(0, size_bytes - filled_bytes)}
+
     def usage(self) -> dict[str, Usage]:
         """Return what each run has."""
         found: dict[str, Usage] = {}

@@ -22,6 +22,7 @@ from ckptd.service.server import Server
 from ckptd.storage.metered import Meter
 from ckptd.wire import versions
 
+ARENA_STATES = ("free", "filled", "leased")
 _TURN_S = 0.5
 _LOOK_AT_STORE_TURNS = 60
 
@@ -50,7 +51,7 @@ class Measuring:
         self._watchers = Gauge("ckptd_watchers", "Streams that wait for newer checkpoints.", registry=registry)
         self._arena = Gauge(
             "ckptd_arena_bytes",
-            "Shared memory: that is lent or kept for ranks, and that may still be.",
+            "Shared memory: filled with a published save, lent to ranks without one, free to be lent.",
             ["state"],
             registry=registry,
         )
@@ -73,10 +74,8 @@ class Measuring:
         """Show what is in an engine's memory at each scrape, and the shared memory that a server lends."""
         self._figures.registry.register(SeenFigures(engine.runs, self._figures.runs))
         self._watchers.set_function(lambda: server.hub.num_watchers)
-        self._arena.labels("leased").set_function(
-            lambda: 0 if server.arenas is None else server.arenas.lender.size_bytes
-        )
-        self._arena.labels("free").set_function(lambda: _free_arena_bytes(server))
+        for state in ARENA_STATES:
+            self._arena.labels(state).set_function(functools.partial(_arena_bytes, server, state))
 
     async def run(self, server: Server) -> None:
         """Measure the event loop that this runs in, and look at the store now and then, until cancelled."""
@@ -92,11 +91,8 @@ class Measuring:
             self._figures.loop_lag.observe(max(0.0, loop.time() - due))
 
 
-def _free_arena_bytes(server: Server) -> int:
-    if server.arenas is None:
-        return 0
-    lender = server.arenas.lender
-    return max(0, lender.limit_bytes - lender.size_bytes)
+def _arena_bytes(server: Server, state: str) -> int:
+    return 0 if server.arenas is None else server.arenas.lender.states()[state]
 
 
 def _scheme_of(root: str) -> str:

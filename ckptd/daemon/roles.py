@@ -155,6 +155,7 @@ class Whole:
     def __init__(self, config: Config, options: ServerOptions, journal: Journal, meter: Meter | None = None) -> None:
         """Open nothing yet."""
         self._config = config
+        self._journal = journal
         self._holder = LockHolder.here(self._program, str(options.listen[0])).line
         self._scrub: Scrub | None = None
         self._is_shared = config.role == COORDINATOR and config.shared_directory
@@ -178,7 +179,7 @@ class Whole:
         """See `Role`: stored runs are checked, and read again if that is wanted."""
         self.engine.inspect()
         if self._config.scrub_bytes_per_s is not None:
-            self._scrub = Scrub(self.engine, self._config.scrub_bytes_per_s, self._config.scrub_every_s)
+            self._scrub = Scrub(self.engine, self._config.scrub_bytes_per_s, self._config.scrub_every_s, self._journal)
 
     @property
     def successor(self) -> str | None:

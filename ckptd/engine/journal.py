@@ -47,6 +47,7 @@ class Measured:
         received_bytes: what came here, by the way: ``shm``, ``grpc``.
         stall_s: how long a rank's call of `save` made training stand still, by what it was for.
         whys: of retention: how often it decided so, by what that rests on (`ckptd.engine.catalog.retention.Why`).
+        tensors: of a verification: how many there are, by what they are: ``ok``, ``corrupt``.
         world_size: how many ranks a save has.
         slowest_rank: the one whose last byte came last; None where no byte came.
         last_to_declare: the rank that was the last to declare a save.
@@ -59,6 +60,7 @@ class Measured:
     received_bytes: Mapping[str, int] = field(default_factory=dict)
     stall_s: Mapping[str, float] = field(default_factory=dict)
     whys: Mapping[str, int] = field(default_factory=dict)
+    tensors: Mapping[str, int] = field(default_factory=dict)
     world_size: int = 0
     slowest_rank: int | None = None
     last_to_declare: int | None = None
@@ -183,3 +185,9 @@ class Journals:
         """See `Journal`."""
         for each in self._all if entry.is_recorded else self._others:
             each.ended(entry)
+
+
+def tell_figures(journal: Journal, event: str, run: str, measured: Callable[[], Measured]) -> None:
+    """Tell what was measured of something that is no change, and that no record has, where there are figures."""
+    if isinstance(journal, Journals):
+        journal.ended(JournalEntry(event, DONE, run, is_recorded=False, measured=measured))

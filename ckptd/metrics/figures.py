@@ -33,6 +33,7 @@ PARTS = ("waiting", "preparing", "copying", "declaring")
 PATHS = ("shm", "grpc")
 KEPT = tuple(why.value for why in Why if why not in DROPS)
 DROPPED = tuple(why.value for why in DROPS)
+WHERE = ("capture", "wire", "disk", "read")
 DENIED = ("unauthenticated", "forbidden", "revoked")
 FENCED = ("run_lost", "run_taken_back", "evicted")
 
@@ -46,6 +47,7 @@ class Figures:
         runs: which of them have series of their own.
         phases, paths, parts: the series of durations, received bytes and stalls, by their label.
         keeps, drops: the series of retention's decisions, by their reason.
+        failures, verified: the series of wrong bytes by where they were, and of tensors that were read again.
     """
 
     def __init__(self, *, version: str, grpc: str, role: str, store: str, most_runs: int = MOST_RUNS) -> None:
@@ -99,9 +101,12 @@ class Figures:
         )
         self.checksum_failures = Counter(
             "ckptd_checksum_failures",
-            "Wrong bytes: wire, a save that they ended; disk, a checkpoint that went into quarantine.",
+            "Wrong bytes: in a save (capture, wire), in a stored checkpoint (disk), or in what one reader read (read).",
             ["where"],
             registry=registry,
+        )
+        self.verified_tensors = Counter(
+            "ckptd_verify_tensors", "Tensors that the daemon has read again.", ["outcome"], registry=registry
         )
         self.fenced = Counter("ckptd_fenced", "Places and runs that were taken away.", ["reason"], registry=registry)
         self.denied = Counter("ckptd_auth_denied", "Calls that were refused or ended.", ["reason"], registry=registry)
@@ -131,8 +136,8 @@ class Figures:
         self.written.labels(self.store)
         self.keeps = {reason: self.decisions.labels("keep", reason) for reason in KEPT}
         self.drops = {reason: self.decisions.labels("drop", reason) for reason in DROPPED}
-        for where in ("wire", "disk"):
-            self.checksum_failures.labels(where)
+        self.failures = {where: self.checksum_failures.labels(where) for where in WHERE}
+        self.verified = {outcome: self.verified_tensors.labels(outcome) for outcome in ("ok", "corrupt")}
         for reason in FENCED:
             self.fenced.labels(reason)
         for reason in DENIED:

@@ -22,6 +22,8 @@ class ToldFigures:
         self._by_event: dict[str, Callable[[JournalEntry], None]] = {
             "save": self._save,
             "keep": self._keep,
+            "misread": self._misread,
+            "verify": self._verify,
             "remove": self._remove,
             "quarantine": self._quarantine,
             "take-over": self._take_over,
@@ -45,11 +47,13 @@ class ToldFigures:
         run, exemplar = figures.runs.label(entry.run), {"save_id": str(entry.details.get("save_id", ""))}
         error = str(entry.details.get("error", ""))
         figures.saves.labels(run, outcome_of_save(entry)).inc(exemplar=exemplar)
+        measured = None if entry.measured is None else entry.measured()
         if error == "CorruptionError":
-            figures.checksum_failures.labels("wire").inc()
-        if entry.measured is None:
+            # Shared memory is checked against the sums of the capture: between the two there is no wire.
+            is_captured = measured is not None and measured.received_bytes.get("shm", 0) > 0
+            figures.failures["capture" if is_captured else "wire"].inc()
+        if measured is None:
             return
-        measured = entry.measured()
         for path, size_bytes in measured.received_bytes.items():
             figures.paths[path].inc(size_bytes)
         if entry.outcome != "committed":
@@ -76,7 +80,15 @@ class ToldFigures:
 
     def _quarantine(self, entry: JournalEntry) -> None:
         if entry.outcome == DONE:
-            self._figures.checksum_failures.labels("disk").inc()
+            self._figures.failures["disk"].inc()
+
+    def _misread(self, entry: JournalEntry) -> None:
+        self._figures.failures["read"].inc()
+
+    def _verify(self, entry: JournalEntry) -> None:
+        if entry.measured is not None:
+            for outcome, count in entry.measured().tensors.items():
+                self._figures.verified[outcome].inc(count)
 
     def _take_over(self, entry: JournalEntry) -> None:
         if entry.run:

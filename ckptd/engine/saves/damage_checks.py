@@ -86,6 +86,7 @@ class DamageChecks:
                     stored.look()
                 return DamageVerdict(True, "it is there no more")
             if problem is None:
+                self._journal.misread()
                 # A reader that repeats its report again and again must not keep the store busy.
                 self._sound = {known: self._clock.boot_s() + _SOUND_FOR_S}
                 return DamageVerdict(False, _SOUND)

@@ -11,7 +11,7 @@ from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recovery import Fate, RecoveryOutcome
 from ckptd.engine.catalog.retention import Verdict, Why
 from ckptd.engine.identity import SaveRef
-from ckptd.engine.journal import DAEMON, DONE, Actor, Journal, JournalEntry, Journals, Measured, Reserve
+from ckptd.engine.journal import DAEMON, DONE, Actor, Journal, JournalEntry, Measured, Reserve, tell_figures
 from ckptd.errors import CkptdError
 from ckptd.format import names
 
@@ -76,11 +76,13 @@ class RunJournal:
 
     def kept(self, verdicts: Sequence[Verdict]) -> None:
         """Tell what retention has left in place, where there are figures."""
-        if verdicts and isinstance(self._journal, Journals):
+        if verdicts:
             whys = Counter(verdict.why.value for verdict in verdicts)
-            self._journal.ended(
-                JournalEntry("keep", DONE, self._run, is_recorded=False, measured=lambda: Measured(0, whys=whys))
-            )
+            tell_figures(self._journal, "keep", self._run, lambda: Measured(0, whys=whys))
+
+    def misread(self) -> None:
+        """Tell that bytes which looked wrong to a reader are not, where there are figures."""
+        tell_figures(self._journal, "misread", self._run, lambda: Measured(0))
 
     def recovered(self, outcome: RecoveryOutcome) -> None:
         """Tell what was done about what a crash left."""

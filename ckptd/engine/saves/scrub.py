@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptd.engine.journal import NO_JOURNAL, Journal, Measured, tell_figures
 from ckptd.engine.reading.damage import Suspicion
-from ckptd.engine.reading.verify import verify
+from ckptd.engine.reading.verify import Report, verify
 from ckptd.errors import CkptdError, NotFoundError
 from ckptd.storage.base import AccessPattern, Objects, ObjectStat
 from ckptd.storage.limited import RateLimit
@@ -85,9 +86,14 @@ class _Due:
 class Scrub:
     """Reads the checkpoints of a daemon's root again, in a thread of its own, until it is closed."""
 
-    def __init__(self, coordinator: Coordinator, bytes_per_s: int, every_s: float) -> None:
-        """Begin at once. `every_s` after it was last verified a checkpoint is due again."""
-        self._coordinator = coordinator
+    def __init__(
+        self, coordinator: Coordinator, bytes_per_s: int, every_s: float, journal: Journal = NO_JOURNAL
+    ) -> None:
+        """Begin at once. `every_s` after it was last verified a checkpoint is due again.
+
+        `journal` is told what was found, for figures.
+        """
+        self._coordinator, self._journal = coordinator, journal
         self._every_s = every_s
         self._end = threading.Event()
         limit = RateLimit(bytes_per_s, sleep=self._pause)
@@ -145,6 +151,7 @@ class Scrub:
         try:
             report = verify(self._objects, due.key)
             problem = next((each for each in report.problems if each.is_fatal), None)
+            tell_figures(self._journal, "verify", due.run, lambda: _measured(report))
             if problem is None:
                 self._coordinator.in_catalog(due.run, lambda stored: stored.note_verified(save_id))
                 _log.debug("the scrub read %s: every checksum verifies", due.checkpoint.prefix)
@@ -158,6 +165,14 @@ class Scrub:
         except CkptdError as error:
             _log.warning("the scrub could not read %s: %s", due.checkpoint.prefix, error)
             self._end.wait(1.0)
+
+
+def _measured(report: Report) -> Measured:
+    """Return how many tensors are corrupt; of an index that cannot be read, one."""
+    fatal = [problem.tensor for problem in report.problems if problem.is_fatal]
+    num_corrupt = len(set(fatal))
+    found = {"ok": max(0, report.num_tensors - num_corrupt), "corrupt": num_corrupt}
+    return Measured(report.size_bytes, tensors=found)
 
 
 class _EndedError(CkptdError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,10 @@ from tests.unit.daemon.test_web import get
 from tests.unit.metrics.test_figures import values_of
 
 WAIT_S = 60
+PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text("utf-8")
+FIGURES_PAGE, _, QUERIES = PAGE.partition("\n## Figures")[2].partition("\n## Queries")
+CLOSED = {"outcome", "phase", "part", "path", "verdict", "reason", "where", "op", "cause", "state"}
+"""Labels of which the page tells each value."""
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -179,10 +185,39 @@ def test_what_streams_wait_for_and_what_watchers_and_readers_are_sent(serve, mon
         now = figures(daemon)
     write = "ckptd.wire.v1.SaveService/Write"
     assert now[("grpc_server_call_started_total", write)] >= 2
-    assert now[("grpc_server_call_duration_seconds_count", write, "OK")] >= 2
+    eventually(  # a stream may end after its save
+        lambda: (
+            sum(
+                value
+                for key, value in figures(daemon).items()
+                if key[:2] == ("grpc_server_call_duration_seconds_count", write)
+            )
+            >= 2
+        ),
+        daemon.log.read_text,
+    )
     assert now[("grpc_server_call_started_total", "ckptd.wire.v1.AdminService/Evict")] == 0
     assert now[("flow_blocked_seconds_total", "network")] > 0
     eventually(lambda: figures(daemon)[("watchers",)] == 0, daemon.log.read_text)
+
+
+def test_what_a_daemon_exports_is_what_the_page_of_metrics_says(serve):
+    daemon = serve("--http", "127.0.0.1:0").ready()
+    with Checkpointer(daemon.listening[0], "runs/a", rank=0, world_size=1) as ckpt:
+        save(ckpt, 1)
+        families = list(parser.text_string_to_metric_families(get(daemon, "/metrics")[1]))
+    told = set(re.findall(r"`((?:ckptd|grpc)_\w+)`", FIGURES_PAGE))
+    shown = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    ours = {name for name in shown if name.startswith(("ckptd_", "grpc_"))}
+    # Those that are only there while there is something to tell.
+    rare = {"ckptd_oldest_save_in_progress_start_timestamp_seconds", "ckptd_last_verified_timestamp_seconds"}
+    assert ours | rare == told | rare
+    samples = [sample for family in families for sample in family.samples]
+    values = {sample.labels[name] for sample in samples for name in CLOSED & set(sample.labels)}
+    assert not [value for value in values if f"`{value}`" not in FIGURES_PAGE]
+    queried = set(re.findall(r"\b(?:ckptd|grpc_server)_\w+", QUERIES.partition("\n## ")[0]))
+    assert queried
+    assert queried <= {sample.name for sample in samples} | rare
 
 
 @pytest.mark.campaign

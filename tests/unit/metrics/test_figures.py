@@ -105,7 +105,7 @@ def test_one_that_came_to_nothing_is_never_counted_as_saved(error, outcome):
     }
     assert told["ckptd_save_duration_seconds_count"][("r",)] == 0
     assert told["ckptd_written_bytes_total"] == {("file",): 0}
-    assert told["ckptd_checksum_failures_total"][("wire",)] == (error == "CorruptionError")
+    assert told["ckptd_checksum_failures_total"][("capture",)] == (error == "CorruptionError")
 
 
 def test_what_retention_removes_by_its_reason_and_what_a_caller_was_refused():
@@ -134,7 +134,11 @@ def test_what_retention_removes_by_its_reason_and_what_a_caller_was_refused():
     told.tell("evict", evicted=[{"rank": 0}, {"rank": 1}])
     assert told["ckptd_fenced_total"] == {("run_lost",): 1, ("run_taken_back",): 0, ("evicted",): 2}
     told.tell("quarantine")
-    assert told["ckptd_checksum_failures_total"][("disk",)] == 1
+    told.tell("misread")
+    told.tell("save", "aborted", error="CorruptionError", measured=Measured(0, received_bytes={"grpc": 5}))
+    assert told["ckptd_checksum_failures_total"] == {("disk",): 1, ("read",): 1, ("wire",): 1, ("capture",): 0}
+    told.tell("verify", measured=Measured(9, tensors={"ok": 3, "corrupt": 1}))
+    assert told["ckptd_verify_tensors_total"] == {("ok",): 3, ("corrupt",): 1}
 
 
 def test_how_long_training_stood_still_by_its_parts():
