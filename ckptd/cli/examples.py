@@ -63,6 +63,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "status": (
         ("ckptd status", "of the local daemon"),
+        ("ckptd status --watch", "until Ctrl-C, with a bar for each rank"),
         ("ckptd status grpcs://trainer-0:7070 --ca ca.pem --token-file token", "of another host's"),
     ),
     "history": (

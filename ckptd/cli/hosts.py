@@ -142,14 +142,14 @@ def _tell_hosts(status: Any) -> None:
         output.tell(
             f"WARNING: the root has another coordinator ({status.fenced_by}): this one publishes nothing any more"
         )
-    shown = [host for host in hosts if len(hosts) <= _MOST_ROWS or list(_words(host, status.lease_s))]
+    shown = [host for host in hosts if len(hosts) <= _MOST_ROWS or list(words(host, status.lease_s))]
     if shown:
         output.table("Hosts", ("host", "agent", "ranks", "rate", "owes", "addresses"), [_row(each) for each in shown])
     if len(shown) < len(hosts):
         output.tell(f"{len(hosts) - len(shown)} more hosts are heard and owe nothing")
     for host in hosts:
-        if words := "; ".join(_words(host, status.lease_s)):
-            output.tell(f"agent on {host.host}: {words}")
+        if told := "; ".join(words(host, status.lease_s)):
+            output.tell(f"agent on {host.host}: {told}")
 
 
 def _row(host: Any) -> tuple[object, ...]:
@@ -164,7 +164,7 @@ def _row(host: Any) -> tuple[object, ...]:
     )
 
 
-def _words(host: Any, lease_s: float) -> Iterator[str]:
+def words(host: Any, lease_s: float) -> Iterator[str]:
     """Yield what is awaited from a host, and whether it is heard; nothing where all is well."""
     silent, lease = output.duration(host.silent_s), output.duration(lease_s)
     if host.lost:

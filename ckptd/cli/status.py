@@ -2,33 +2,80 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from typing import Any
 
 import click
 
-from ckptd.cli import daemons, hosts, output
+from ckptd.cli import daemons, hosts, output, running
+
+_MOST_RANKS = 200  # of each save: more fit on no screen
 
 
 @click.command("status")
 @click.argument("address", metavar="[ADDR]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--watch", is_flag=True, help="Go on until Ctrl-C: a live picture on a terminal, lines elsewhere.")
+@click.option(
+    "--every-s",
+    type=click.FloatRange(min=0.25),
+    default=0.5,
+    show_default=True,
+    help="With --watch: how long from one look to the next.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; with --watch one a line.")
 @daemons.identity_options
 @click.option("--timeout-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="How long to wait.")
-def command(address: str | None, as_json: bool, identity: daemons.Identity, timeout_s: float) -> None:
+def command(
+    address: str | None, watch: bool, every_s: float, as_json: bool, identity: daemons.Identity, timeout_s: float
+) -> int:
     """Show a daemon's runs and the saves under way. ADDR: host:port or unix:///path.
 
-    Without ADDR it is CKPTD_ADDRESS, or else the daemon of this host.
+    Without ADDR it is CKPTD_ADDRESS, or else the daemon of this host. With --watch a bar for each rank shows how far it
+    is, those that are furthest behind first where not all of them fit; a daemon that is restarted meanwhile is waited
+    for. NO_COLOR or TERM=dumb give lines on a terminal, too.
     """
-    reply = request_status(address, identity=identity, timeout_s=timeout_s)
+    if watch:
+        return _watch(address, identity, timeout_s, every_s, as_json)
+    reply = request_status(address, identity=identity, timeout_s=timeout_s, most_ranks=_MOST_RANKS if as_json else 0)
     if as_json:
         output.emit_json(describe(reply))
     else:
         _print(reply)
+    return 0
+
+
+def _watch(address: str | None, identity: daemons.Identity, timeout_s: float, every_s: float, as_json: bool) -> int:
+    """Show it until a signal ends that; return the exit code."""
+    from ckptd.cli import status_watch
+
+    def ask() -> Any:
+        return request_status(address, identity=identity, timeout_s=timeout_s, most_ranks=_MOST_RANKS)
+
+    try:
+        with running.terminating():
+            if as_json:
+                looks = status_watch.StatusLooks(ask)
+                while True:
+                    output.say(output.json_text(describe(looks.look().reply)))
+                    sys.stdout.flush()
+                    time.sleep(every_s)
+            show = status_watch.show_live if status_watch.is_live() else status_watch.tell_lines
+            show(ask, every_s)
+    except KeyboardInterrupt:
+        return 0
+    except running.Terminated:
+        return 128 + signal.SIGTERM
+    return 0
 
 
 def request_status(
-    address: str | None, *, identity: daemons.Identity = daemons.ANONYMOUS, timeout_s: float = 10.0
+    address: str | None,
+    *,
+    identity: daemons.Identity = daemons.ANONYMOUS,
+    timeout_s: float = 10.0,
+    most_ranks: int = 0,
 ) -> Any:
     """Return the daemon's `StatusReply`, of all runs. Raises `UnavailableError` when none answers."""
     import grpc
@@ -39,7 +86,8 @@ def request_status(
     where = daemons.where(address)
     with daemons.channel(where, identity, timeout_s=timeout_s) as channel:
         try:
-            request = admin_pb2.StatusRequest(peer=versions.this_peer(versions.new_incarnation()))
+            peer = versions.this_peer(versions.new_incarnation())
+            request = admin_pb2.StatusRequest(peer=peer, most_ranks=most_ranks)
             stub = methods.Stub(channel, methods.ADMIN)
             reply = stub.Status(request, timeout=timeout_s)
             following = reply.next_after
@@ -133,6 +181,18 @@ def _describe_save(live: Any) -> dict[str, object]:
         "age_s": live.age_s,
         "waiting_for": list(live.waiting_for),
         "needed_ranks": list(live.needed_ranks),
+        "num_ranks": live.num_ranks or None,
+        "ranks": [
+            {
+                "rank": part.rank,
+                "declared": part.declared,
+                "received_bytes": part.received_bytes,
+                "size_bytes": part.size_bytes,
+                "idle_s": part.idle_s,
+                "host": part.host or None,
+            }
+            for part in live.ranks
+        ],
     }
 
 

@@ -97,7 +97,7 @@ class AdminService:
         lender = None if self.arenas is None else self.arenas.lender
         usage = {} if lender is None else lender.usage()
         shown = [] if request.after_host else views
-        page = status_page.fill(shown, request.after_run, lambda view: usage.get(view.run, Usage()))
+        page = status_page.fill(shown, request.after_run, lambda view: usage.get(view.run, Usage()), request.most_ranks)
         return admin_pb2.StatusReply(
             peer=self._host.peer,
             root=self._host.root,

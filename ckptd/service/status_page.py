@@ -5,12 +5,13 @@ A run that cannot be described, or whose description is too long, is reported as
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ckptd.arena.lender import Usage
-from ckptd.engine.saves.views import RunView, SaveView
+from ckptd.engine.saves.views import RankView, RunView, SaveView
 from ckptd.wire import convert, lanes
 from ckptd.wire.v1 import admin_pb2
 
@@ -18,6 +19,9 @@ _log = logging.getLogger("ckptd.service")
 
 PAGE_BYTES = 2 << 20
 """Of the descriptions of all runs in one answer; a message may have twice that."""
+
+MOST_RANKS = 1000
+"""Of one save, that one answer describes."""
 
 _RUN_BYTES = 1 << 20
 _TEXT = 2000  # of one text for people
@@ -32,14 +36,17 @@ class Page:
     next_after: str
 
 
-def fill(views: Sequence[RunView], after: str, usage_of: Callable[[RunView], Usage]) -> Page:
-    """Describe the runs behind `after` in the order of their names, as many as fit."""
+def fill(views: Sequence[RunView], after: str, usage_of: Callable[[RunView], Usage], most_ranks: int = 0) -> Page:
+    """Describe the runs behind `after` in the order of their names, as many as fit.
+
+    Of each save under way so many ranks are described, those that are furthest behind.
+    """
     runs: list[admin_pb2.RunStatus] = []
     left = PAGE_BYTES
     for view in views:
         if view.run <= after and after:
             continue
-        run = _describe(view, usage_of(view))
+        run = _describe(view, usage_of(view), most_ranks)
         size = run.ByteSize()
         if runs and size > left:
             return Page(runs, runs[-1].run)
@@ -48,9 +55,9 @@ def fill(views: Sequence[RunView], after: str, usage_of: Callable[[RunView], Usa
     return Page(runs, "")
 
 
-def _describe(view: RunView, usage: Usage) -> admin_pb2.RunStatus:
+def _describe(view: RunView, usage: Usage, most_ranks: int) -> admin_pb2.RunStatus:
     try:
-        run = _run_to_wire(view, usage)
+        run = _run_to_wire(view, usage, most_ranks)
     except (ValueError, TypeError, OverflowError) as error:  # a number that no message holds
         _log.exception("a bug in ckptd: %s cannot be described", view.run)
         return admin_pb2.RunStatus(run=view.run, problems=[f"it cannot be described: {type(error).__name__}"])
@@ -59,17 +66,18 @@ def _describe(view: RunView, usage: Usage) -> admin_pb2.RunStatus:
         for save in run.saves:
             del save.waiting_for[_MOST_TEXTS:]
             del save.needed_ranks[_MOST_TEXTS:]
+            del save.ranks[_MOST_TEXTS:]
         run.problems.append("its description was too long, and is cut")
     return run
 
 
-def _run_to_wire(view: RunView, usage: Usage) -> admin_pb2.RunStatus:
+def _run_to_wire(view: RunView, usage: Usage, most_ranks: int) -> admin_pb2.RunStatus:
     return admin_pb2.RunStatus(
         run=view.run,
         epoch=view.epoch,
         world_size=view.world_size,
         connected_ranks=view.connected_ranks,
-        saves=[_save_to_wire(save) for save in view.saves],
+        saves=[_save_to_wire(save, most_ranks) for save in view.saves],
         latest=None if view.latest is None else convert.checkpoint_to_wire(view.latest, view.run),
         num_checkpoints=view.num_checkpoints,
         last_error=_cut(view.last_error),
@@ -91,7 +99,7 @@ def _run_to_wire(view: RunView, usage: Usage) -> admin_pb2.RunStatus:
     )
 
 
-def _save_to_wire(view: SaveView) -> admin_pb2.LiveSave:
+def _save_to_wire(view: SaveView, most_ranks: int) -> admin_pb2.LiveSave:
     return admin_pb2.LiveSave(
         save=convert.save_to_wire(view.save),
         phase=view.phase.value,
@@ -102,6 +110,25 @@ def _save_to_wire(view: SaveView) -> admin_pb2.LiveSave:
         needed_ranks=view.needed_ranks,
         transports=sorted(lanes.TRANSPORTS[transport] for transport in view.transports),
         crossing_bytes=view.crossing_bytes,
+        ranks=map(_rank_to_wire, heapq.nsmallest(min(most_ranks, MOST_RANKS), view.ranks, key=_how_far)),
+        num_ranks=len(view.ranks),
+    )
+
+
+def _how_far(rank: RankView) -> tuple[bool, float, float, int]:
+    share = rank.received_bytes / rank.size_bytes if rank.size_bytes else 1.0
+    return rank.has_declared, share, -rank.idle_s, rank.rank
+
+
+def _rank_to_wire(rank: RankView) -> admin_pb2.RankProgress:
+    return admin_pb2.RankProgress(
+        rank=rank.rank,
+        declared=rank.has_declared,
+        received_bytes=rank.received_bytes,
+        size_bytes=rank.size_bytes,
+        idle_s=rank.idle_s,
+        host=_cut(rank.host),
+        transport=None if rank.transport is None else lanes.TRANSPORTS[rank.transport],
     )
 
 

@@ -9,14 +9,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StatusRequest(_message.Message):
-    __slots__ = ("peer", "after_run", "after_host")
+    __slots__ = ("peer", "after_run", "after_host", "most_ranks")
     PEER_FIELD_NUMBER: _ClassVar[int]
     AFTER_RUN_FIELD_NUMBER: _ClassVar[int]
     AFTER_HOST_FIELD_NUMBER: _ClassVar[int]
+    MOST_RANKS_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     after_run: str
     after_host: str
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., after_run: _Optional[str] = ..., after_host: _Optional[str] = ...) -> None: ...
+    most_ranks: int
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., after_run: _Optional[str] = ..., after_host: _Optional[str] = ..., most_ranks: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_mode", "stream_ports", "next_after", "limits", "open_files", "open_files_limit", "hosts", "attending", "http")
@@ -219,7 +221,7 @@ class Damaged(_message.Message):
     def __init__(self, name: _Optional[str] = ..., save_id: _Optional[str] = ..., reason: _Optional[str] = ..., since: _Optional[float] = ..., by: _Optional[str] = ...) -> None: ...
 
 class LiveSave(_message.Message):
-    __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for", "transports", "needed_ranks", "crossing_bytes")
+    __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for", "transports", "needed_ranks", "crossing_bytes", "ranks", "num_ranks")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +231,8 @@ class LiveSave(_message.Message):
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     NEEDED_RANKS_FIELD_NUMBER: _ClassVar[int]
     CROSSING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RANKS_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     phase: str
     size_bytes: int
@@ -238,7 +242,27 @@ class LiveSave(_message.Message):
     transports: _containers.RepeatedScalarFieldContainer[_save_pb2.LaneTransport]
     needed_ranks: _containers.RepeatedScalarFieldContainer[int]
     crossing_bytes: int
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[_save_pb2.LaneTransport, str]]] = ..., needed_ranks: _Optional[_Iterable[int]] = ..., crossing_bytes: _Optional[int] = ...) -> None: ...
+    ranks: _containers.RepeatedCompositeFieldContainer[RankProgress]
+    num_ranks: int
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[_save_pb2.LaneTransport, str]]] = ..., needed_ranks: _Optional[_Iterable[int]] = ..., crossing_bytes: _Optional[int] = ..., ranks: _Optional[_Iterable[_Union[RankProgress, _Mapping]]] = ..., num_ranks: _Optional[int] = ...) -> None: ...
+
+class RankProgress(_message.Message):
+    __slots__ = ("rank", "declared", "received_bytes", "size_bytes", "idle_s", "host", "transport")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IDLE_S_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    declared: bool
+    received_bytes: int
+    size_bytes: int
+    idle_s: float
+    host: str
+    transport: _save_pb2.LaneTransport
+    def __init__(self, rank: _Optional[int] = ..., declared: bool = ..., received_bytes: _Optional[int] = ..., size_bytes: _Optional[int] = ..., idle_s: _Optional[float] = ..., host: _Optional[str] = ..., transport: _Optional[_Union[_save_pb2.LaneTransport, str]] = ...) -> None: ...
 
 class PinRequest(_message.Message):
     __slots__ = ("peer", "run", "step", "pinned", "name", "series")
