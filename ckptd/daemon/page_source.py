@@ -73,7 +73,8 @@ class DaemonSource:
             lost = [host.host for host in hosts.hosts if host.is_lost]
             here = counted(len(hosts.hosts) - len(lost), "host")
             facts.append(Fact("hosts", here + (f", lost: {', '.join(lost[:4])}" if lost else ""), bool(lost)))
-        facts.append(Fact("up", wording.duration(time.monotonic() - self._began)))
+        up_s = time.monotonic() - self._began
+        facts.append(Fact("up", "less than a minute" if up_s < 60 else wording.duration(up_s // 60 * 60)))
         if sees_all:
             facts.append(Fact("root", store.url))
         warnings = (*self._server.warnings, *self._engine.root.warnings) if sees_all else ()

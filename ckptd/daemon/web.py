@@ -20,9 +20,11 @@ from ckptd.wire.addresses import http_url
 from ckptd.wire.server_tls import Tls
 
 try:
+    from starlette.requests import Request
+
     from ckptd.daemon.measuring import Measuring
     from ckptd.daemon.page_source import DaemonSource
-    from ckptd.web.application import Application
+    from ckptd.web.application import Application, visit_of
     from ckptd.web.host_names import HostNames
     from ckptd.web.listener import Listener, bind
     from ckptd.web.metrics_page import MetricsPage
@@ -79,7 +81,7 @@ class Web:
     def start(self, engine: Engine, hosts: Attending | None) -> None:
         """Answer from now on, with what is in `engine`; `hosts` are those whose agents attend, if any may."""
         source = DaemonSource(engine, self._server, hosts)
-        self._site = Site(source, self._observing.past, source.hosts)
+        self._site = Site(source, self._observing.past, source.hosts, self._look_again)
         application = Application(
             self._daemon, self._names, {"/metrics": self._page.answer, **self._site.routes}, self._site.shell
         )
@@ -90,6 +92,9 @@ class Web:
         ]
         self._listener = Listener(application, self._socket, self._tls)
         self._listener.start()
+
+    async def _look_again(self, request: Request) -> Visitor:
+        return await self._daemon.admit(visit_of(request))
 
     def renew(self, tls: Tls | None) -> None:
         """Use other certificates from the next handshake on. Any thread may call."""

@@ -88,7 +88,6 @@ class Application:
 
     async def _refusal(self, request: Request) -> Response | None:
         """Return why a request is refused; None, and note the visitor in its state, where it is not."""
-        origin: OtherEnd = request.scope[CONNECTION]
         shown = _authorization(request)
         host = request.headers.get("host", "")
         # A token is shown by none that a stranger's page could make call us.
@@ -98,17 +97,8 @@ class Application:
                 _MISDIRECTED,
                 f"it is not known by the name {host[:200]!r}: use its address, or the name of its host",
             )
-        visit = Visit(
-            f"{request.method} {request.url.path}"[:200],
-            origin.peer,
-            shown,
-            origin.is_encrypted,
-            origin.common_names,
-            origin.alternative_names,
-            _RIGHTS.get(request.url.path, Right.READ),
-        )
         try:
-            request.state.visitor = await self._daemon.admit(visit)
+            request.state.visitor = await self._daemon.admit(visit_of(request))
         except UnauthenticatedError as error:
             how = f"{error}; over HTTP a token is the header Authorization: Bearer TOKEN"
             return self._told(request, _UNAUTHENTICATED, how, {"WWW-Authenticate": 'Bearer realm="ckptd"'})
@@ -134,6 +124,20 @@ class Application:
     async def _ready(self, _request: Request) -> Response:
         why_not = self._daemon.why_not_ready()
         return _text(_NOT_NOW, why_not) if why_not else _text(200, "ok")
+
+
+def visit_of(request: Request) -> Visit:
+    """Return a request as what lets visitors in knows it."""
+    origin: OtherEnd = request.scope[CONNECTION]
+    return Visit(
+        f"{request.method} {request.url.path}"[:200],
+        origin.peer,
+        _authorization(request),
+        origin.is_encrypted,
+        origin.common_names,
+        origin.alternative_names,
+        _RIGHTS.get(request.url.path, Right.READ),
+    )
 
 
 def _head_bytes(scope: Any) -> int:

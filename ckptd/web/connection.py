@@ -17,6 +17,11 @@ CONNECTION = "ckptd.connection"
 """Where the scope of a request has its `OtherEnd`."""
 
 
+CONTINUES = "ckptd.continues"
+"""Where the scope of a request has a function that gives its answer its whole time again: for a stream of events, which
+calls it whenever its client has taken a piece."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionBounds:
     """What connections may take.
@@ -101,6 +106,7 @@ class BoundedConnection(asyncio.Protocol):
         async def answer_in_time(scope: Any, receive: Any, send: Any) -> None:
             self._expect_within(self._bounds.answer_s)
             scope[CONNECTION] = origin
+            scope[CONTINUES] = lambda: self._expect_within(self._bounds.answer_s)
             try:
                 await answer(scope, receive, send)
             finally:

@@ -56,6 +56,9 @@ class _OfRun:
     saves: OrderedDict[int | None, _Save] = field(default_factory=OrderedDict)
     stalls: OrderedDict[int | None, list[float]] = field(default_factory=OrderedDict)
     failed: deque[FailedSave] = field(default_factory=lambda: deque(maxlen=30))
+    num_saves: int = 0
+    num_failed: int = 0
+    num_stalls: int = 0
 
 
 class RecentPast:
@@ -94,9 +97,11 @@ class RecentPast:
     def _save(self, entry: JournalEntry, measured: Measured | None) -> None:
         run = self._of(entry.run)
         if measured is None:
+            run.num_failed += 1
             why = str(entry.details.get("reason") or entry.details.get("error") or entry.outcome)
             run.failed.append(FailedSave(self._wall_s(), entry.step, printable(why, limit=_MOST_CHARACTERS)))
             return
+        run.num_saves += 1
         run.saves.pop(entry.step, None)
         run.saves[entry.step] = _Save(self._wall_s(), measured, run.stalls.pop(entry.step, []))
         while len(run.saves) > MOST_SAVES:
@@ -107,6 +112,7 @@ class RecentPast:
         step = entry.step if entry.step is not None else next(reversed(run.saves), None)  # not all clients tell
         known = run.saves.get(step)
         stalls = run.stalls.setdefault(step, []) if known is None else known.stalls_s
+        run.num_stalls += 1
         if len(stalls) < _MOST_STALLS:
             stalls.append(stall_s)
         while len(run.stalls) > 8:
@@ -187,6 +193,12 @@ class RecentPast:
             while len(self._seen) > MOST_RUNS:
                 self._seen.popitem(last=False)
         return rates
+
+    def version(self, run: str) -> tuple[int, int, int]:
+        """Return what changes whenever `failed`, `charts` or `summary` of a run do."""
+        with self._lock:
+            found = self._runs.get(run)
+            return (0, 0, 0) if found is None else (found.num_saves, found.num_failed, found.num_stalls)
 
     # Events.
 

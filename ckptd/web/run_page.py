@@ -43,7 +43,11 @@ class Recent(Protocol):
 
 
 class RunPages:
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        begins_at: returns the id of the last event that a page has when it is loaded; set where there are events.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class RunPages:
     ) -> None:
         """`recent` is None where nothing happens; `hosts` describes those whose agents attend."""
         self._shell, self._recent, self._hosts, self._wall_s = shell, recent, hosts, wall_s
+        self.begins_at: Callable[[], str] = str
 
     async def any_run(self, request: Request) -> Response:
         """Answer `/`: with the run that is asked for, or that matters most."""
@@ -86,9 +91,9 @@ class RunPages:
         return next((each for each in self._shell.source.names() if visitor.may_read(each)), None)
 
     def _filled(self, run: str, visitor: Visitor, skip: int) -> Mapping[str, object]:
-        view = self._shell.source.run(run)
+        begins_at, view = self.begins_at(), self._shell.source.run(run)
         events = () if self._recent is None else self._recent.events(run, visitor)
-        return {"run": run, **self.values(view, skip=skip), "events": events}
+        return {"run": run, **self.values(view, skip=skip), "events": events, "begins_at": begins_at}
 
     def values(self, view: RunView, *, skip: int = 0) -> dict[str, object]:
         """Return what the templates of all parts need, but `about`."""

@@ -9,6 +9,7 @@ from ckptd.engine.hosts.views import HostsView
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.views import RankView, RunView, SaveView
 from ckptd.engine.wording import describe_ranks
+from ckptd.printable import counted
 from ckptd.web import wording
 
 MOST_BARS = 32
@@ -67,6 +68,7 @@ class SaveNow:
     received_bytes: int
     size_bytes: int
     share: float
+    declared: str
     bytes_per_s: float | None
     eta_s: float | None
     age_s: float
@@ -109,7 +111,10 @@ def _save(view: RunView, save: SaveView, rate: float | None, hosts: HostsView | 
         phase=_PHASES.get(save.phase, save.phase.value),
         received_bytes=save.received_bytes,
         size_bytes=save.size_bytes,
-        share=save.received_bytes / save.size_bytes if save.size_bytes else 0.0,
+        share=save.received_bytes / save.size_bytes
+        if save.size_bytes
+        else (len(bars) - len(absent)) / (len(bars) or 1),
+        declared="" if save.size_bytes else f"{len(bars) - len(absent)} of {counted(len(bars), 'rank')} declared",
         bytes_per_s=rate if left else None,
         eta_s=left / rate if rate and left else None,
         age_s=save.age_s,

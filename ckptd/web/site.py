@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptd.engine.hosts.views import HostsView
-from ckptd.web.run_page import Recent, RunPages
+from ckptd.web.feed import Feed, LookAgain
+from ckptd.web.recent import RecentPast
+from ckptd.web.run_page import RunPages
 from ckptd.web.shell import Shell
 from ckptd.web.source import PageSource
 
@@ -20,17 +22,36 @@ class Site:
     """
 
     def __init__(
-        self, source: PageSource, recent: Recent | None = None, hosts: Callable[[], HostsView | None] = lambda: None
+        self,
+        source: PageSource,
+        recent: RecentPast | None = None,
+        hosts: Callable[[], HostsView | None] = lambda: None,
+        look_again: LookAgain | None = None,
     ) -> None:
-        """Show `source`, and `recent`, which it has where it is live."""
+        """Show `source`, and `recent`, which it has where it is live.
+
+        Args:
+            source: what is shown.
+            recent: what has happened lately.
+            hosts: describes those whose agents attend.
+            look_again: lets the visitor of a page that follows `recent` in again, now and then.
+        """
         self.shell = Shell(source)
         self.runs = RunPages(self.shell, recent, hosts)
+        self.feed: Feed | None = None
         self.routes: dict[str, Any] = {
             "/": self.runs.any_run,
             "/static/{name}": self.shell.assets.answer,
             "/runs/{run:path}": self.runs.one_run,
         }
 
+        if recent is not None and look_again is not None:
+            self.feed = Feed(self.shell, self.runs, recent, look_again)
+            self.runs.begins_at = self.feed.begins_at
+            self.routes["/events"] = self.feed.answer
+
     def close(self) -> None:
-        """Fill no more pages."""
+        """Fill no more pages, and end the streams of events."""
+        if self.feed is not None:
+            self.feed.close()
         self.shell.close()

@@ -21,8 +21,8 @@ function plot(into, title, series, columns, unit) {
   const made = new uPlot({
     ...size(),
     cursor: { sync, drag: { x: true, y: false } },
-    legend: { live: true },
-    axes: [axis, { ...axis, size: 54, values: (_, values) => values.map((each) => `${each} ${unit}`) }],
+    legend: { live: false },
+    axes: [axis, { ...axis, size: 72, values: (_, values) => values.map((each) => `${each} ${unit}`) }],
     scales: { y: { range: (_, low, high) => [0, Math.max(high || 0, 1e-3) * 1.1] } },
     series: [{}, ...series],
   }, columns, figure);

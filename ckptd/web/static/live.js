@@ -2,9 +2,9 @@
 // The badge says "live", or "lost" when nothing was heard for a moment, and the stream is opened again until it is.
 const SILENT_MS = 2500, AGAIN_MS = 1000;
 
-export function follow(url, refresh) {
+export function follow(url, after, refresh) {
   const badge = document.getElementById("badge");
-  let source = null, heard = performance.now(), last = "", isLost = null, ended = "";
+  let source = null, heard = performance.now(), last = after, isLost = null, ended = "";
 
   function show() {
     const silent = performance.now() - heard;
@@ -51,7 +51,7 @@ export function follow(url, refresh) {
   }
 
   function open() {
-    source = new EventSource(last ? `${url}&after=${encodeURIComponent(last)}` : url);
+    source = new EventSource(`${url}&after=${encodeURIComponent(last)}`);
     for (const name of ["health", "now", "timeline", "charts", "checkpoints"]) source.addEventListener(name, part);
     source.addEventListener("log", log);
     source.addEventListener("beat", note);

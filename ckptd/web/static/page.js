@@ -59,4 +59,4 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = was; }, 1200);
 });
 
-if (document.body.dataset.events) follow(document.body.dataset.events, refresh);
+if (document.body.dataset.events) follow(document.body.dataset.events, document.body.dataset.after, refresh);
