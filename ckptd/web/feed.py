@@ -57,7 +57,11 @@ class _Topic:
 
 
 class Feed:
-    """See the module. Belongs to the event loop of the listener, but `close`, which any thread may call."""
+    """See the module. Belongs to the event loop of the listener, but `close`, which any thread may call.
+
+    Attributes:
+        num_streams: how many pages are followed.
+    """
 
     def __init__(self, shell: Shell, pages: RunPages, recent: RecentPast, look_again: LookAgain) -> None:
         """Follow nothing yet."""
@@ -65,7 +69,7 @@ class Feed:
         self._life = uuid.uuid4().hex[:12]
         self._topics: dict[tuple[str, bool], _Topic] = {}
         self._number = 0
-        self._num_streams = 0
+        self.num_streams = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closing = False
 
@@ -80,7 +84,7 @@ class Feed:
             run = self._shell.readable(visitor, request.query_params.get("run", ""))
         except CkptdError as error:
             return PlainTextResponse(f"{error}\n", 404)
-        if self._num_streams >= MOST_STREAMS:
+        if self.num_streams >= MOST_STREAMS:
             return PlainTextResponse(f"{MOST_STREAMS} pages are followed already\n", _TOO_MANY, {"Retry-After": "5"})
         after = request.headers.get("last-event-id") or request.query_params.get("after", "")
         return StreamingResponse(
@@ -93,7 +97,7 @@ class Feed:
         key = run, visitor.sees_all
         topic = self._topics.setdefault(key, _Topic())
         topic.num_viewers += 1
-        self._num_streams += 1
+        self.num_streams += 1
         if topic.task is None:
             topic.task = asyncio.create_task(self._keep_rendering(run, visitor.sees_all, topic))
         admitted_at = self._loop.time()
@@ -122,7 +126,7 @@ class Feed:
             yield _event("bye", str(error))
         finally:
             topic.num_viewers -= 1
-            self._num_streams -= 1
+            self.num_streams -= 1
             if not topic.num_viewers:
                 self._topics.pop(key, None)
                 if topic.task is not None:

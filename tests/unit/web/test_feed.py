@@ -122,7 +122,7 @@ def test_a_stream_outlives_the_time_of_an_answer_while_its_client_takes_what_com
 def test_without_a_viewer_nothing_is_looked_at(followed):
     with followed.stream() as events:
         until(events, "beat")
-    eventually(lambda: not followed.site.feed._topics, "the end of the stream")
+    eventually(lambda: not followed.site.feed.num_streams, "the end of the stream")
     before = followed.source.num_looks
     never(lambda: followed.source.num_looks > before, within_s=0.6)
 
