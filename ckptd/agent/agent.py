@@ -72,6 +72,7 @@ class Agent:
         clock: Clock | None = None,
         again_s: float = 0.5,
         started_by: str = "",
+        peer_name: str | None = None,
     ) -> None:
         """Prepare the agent of `host`, which writes to `store`.
 
@@ -85,6 +86,7 @@ class Agent:
             clock: both kinds of time.
             again_s: after this time without an answer a message is sent again.
             started_by: see `AgentLife`.
+            peer_name: what certificates of other agents are for; None for the host by which each is reached.
         """
         self.store, self.root = store, AgentRoot(root_id)
         self.settings, self.clock = settings or Settings(), clock or SystemClock()
@@ -105,6 +107,7 @@ class Agent:
             again_s=again_s,
             peer=self._peer,
             started_by=started_by,
+            peer_name=peer_name,
         )
         calls.advertise(addresses)
         self.manifests, self._link, self._seats = calls.manifests, calls.link, calls.seats

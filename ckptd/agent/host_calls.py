@@ -59,6 +59,7 @@ class HostCalls:
         again_s: float,
         peer: common_pb2.Peer,
         started_by: str,
+        peer_name: str | None = None,
     ) -> None:
         """Attend nothing yet; the arguments are those of `Agent`."""
         self.store, self.host, self.settings, self.clock = store, host, settings, clock
@@ -73,6 +74,7 @@ class HostCalls:
             threads=self._threads,
             find_manifest=self.manifests.find,
             on_attached=lambda: self.seats.join_again(),
+            peer_name=peer_name,
         )
         self._lock, self._calls = self._writing.lock, self._writing.calls
         self.link, self.workers = self._writing.link, self._writing.workers

@@ -55,9 +55,16 @@ class OtherAgents:
         self,
         credentials: Callable[[], Credentials] = lambda: NO_CREDENTIALS,
         now: Callable[[], float] = time.monotonic,
+        peer_name: str | None = None,
     ) -> None:
-        """Reach nobody yet. `credentials`: what this agent shows, and wants to see; the same as at its coordinator."""
-        self._credentials, self._now = credentials, now
+        """Reach nobody yet.
+
+        Args:
+            credentials: what this agent shows, and wants to see; the same as at its coordinator.
+            now: a forward-only clock, in seconds.
+            peer_name: what certificates of other agents are for; None for the host by which each is reached.
+        """
+        self._credentials, self._now, self._peer_name = credentials, now, peer_name
         self._lock = threading.Lock()
         self._stubs: dict[str, PeerStubs] = {}  # by address
         self._avoided_until: dict[str, float] = {}
@@ -88,7 +95,13 @@ class OtherAgents:
         if not address.secure:
             token = shown.token if address.is_loopback else None
             return open_channel(address, token=token)
-        return open_channel(address, token=shown.token, ca=shown.ca, client_certificate=shown.client_certificate)
+        return open_channel(
+            address,
+            token=shown.token,
+            ca=shown.ca,
+            client_certificate=shown.client_certificate,
+            server_name=self._peer_name,
+        )
 
     def avoid(self, stubs: PeerStubs) -> None:
         """Prefer other addresses of this agent for a while, as this one does not answer."""

@@ -67,6 +67,7 @@ class Writing:
         threads: EngineThreads,
         find_manifest: Callable[[bytes], Manifest],
         on_attached: Callable[[], None],
+        peer_name: str | None = None,
     ) -> None:
         """Attend nothing yet.
 
@@ -77,6 +78,7 @@ class Writing:
             clock: the time.
             threads: for work that waits.
             find_manifest: returns what a rank has declared by digest.
+            peer_name: see `OtherAgents`.
             on_attached: called, on a worker, when another life of the coordinator is attended, or the same one anew.
         """
         self.machine, self.calls, self.lock = machine, CallTable(), threading.RLock()
@@ -92,7 +94,7 @@ class Writing:
         self._pace = Pace()
         self._shares = KnownShares()
         self._parts: dict[str, _Part] = {}  # by save
-        self.others = OtherAgents(whereabouts.credentials)
+        self.others = OtherAgents(whereabouts.credentials, peer_name=peer_name)
         self._passers = Workers(AT_ONCE, "ckptd-pass")
         self._ways = Ways(self.others, self.link.stubs, clock.boot_s, self._passers.submit)
 

@@ -95,6 +95,14 @@ class Config:
         metavar="ADDR",
         roles=("coordinator", "agent"),
     )
+    peer_name: str | None = _setting(
+        None,
+        "text",
+        "Of an agent: the host name that the certificates of all agents are for, where their addresses are in none, as "
+        "those of pods. [default: the host of each one's address]",
+        optional=True,
+        roles=("agent",),
+    )
     agent_lease_s: float = _setting(
         15.0,
         "seconds",

@@ -275,6 +275,7 @@ class AgentRole:
             coordinator=self._whereabouts,
             settings=settings_of(self._config, self._options.priority),
             started_by=self._started_by,
+            peer_name=self._config.peer_name,
         )
 
     def tick(self) -> None:

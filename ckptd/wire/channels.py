@@ -114,20 +114,23 @@ def open_channel(
     token: str | None = None,
     ca: bytes | None = None,
     client_certificate: tuple[bytes, bytes] | None = None,
+    server_name: str | None = None,
 ) -> grpc.Channel:
     """Open a channel to a daemon; nothing is sent before the first call. The caller closes it.
 
     Calls show the token, and at a Unix socket the ticket that says which user we are (`ckptd.wire.tickets`).
 
     `ca`: PEM of the authority that signed the daemon's certificate, None for the system's. `client_certificate`: PEM of
-    a certificate chain and its private key. `NotPermittedError` when a token would travel readably to another host.
+    a certificate chain and its private key. `server_name`: what the daemon's certificate is for, None for the host of
+    the address. `NotPermittedError` when a token would travel readably to another host.
     """
     if token is not None and (why := why_no_token(token)):
         raise InvalidRequestError(f"a token (token= or CKPTD_TOKEN) consists of printable ASCII characters: {why}")
     if address.secure:
         chain, key = client_certificate or (None, None)
         credentials = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=chain)
-        channel = grpc.secure_channel(address.target, credentials, options=_CHANNEL_OPTIONS)
+        named = () if server_name is None else (("grpc.ssl_target_name_override", server_name),)
+        channel = grpc.secure_channel(address.target, credentials, options=(*_CHANNEL_OPTIONS, *named))
     else:
         if ca is not None or client_certificate is not None:
             raise InvalidRequestError(f"certificates were given, but {address} does not use TLS: write grpcs://")

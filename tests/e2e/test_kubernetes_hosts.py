@@ -129,12 +129,30 @@ def test_agents_find_the_coordinator_by_its_service_and_a_name_that_stays():
     assert given(AGENT)["--coordinator"] == given(COORDINATOR)["--advertise"] == [name]
     assert service["spec"]["selector"].items() <= COORDINATOR["spec"]["template"]["metadata"]["labels"].items()
     assert service["spec"]["publishNotReadyAddresses"] is True
-    (variable,) = main_container(AGENT)["env"]
-    assert variable["name"] == "NODE_NAME"
-    assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
+    fields = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in main_container(AGENT)["env"]}
+    assert fields == {"NODE_NAME": "spec.nodeName", "POD_IP": "status.podIP"}
     settings = {part: the_settings(part) for part in ("coordinator", "agents")}
     for shared in ("CKPTD_ROOT", "AWS_ENDPOINT_URL", "AWS_REGION"):
         assert settings["coordinator"][shared] == settings["agents"][shared]
+
+
+def test_agents_reach_each_other_at_their_pods_addresses_by_the_name_of_one_certificate():
+    (port,) = main_container(AGENT)["ports"]
+    options = given(AGENT)
+    assert f"grpcs://0.0.0.0:{port['containerPort']}" in options["--listen"]
+    assert options["--advertise"] == [f"grpcs://$(POD_IP):{port['containerPort']}"]
+    assert f"ckptd certs {options['--peer-name'][0]} " in (REPOSITORY / "docs" / "deploying.md").read_text()
+    (policy,) = (
+        m["spec"] for m in PARTS["agents"] if m["kind"] == "NetworkPolicy" and m["metadata"]["name"] == "ckptd-agent"
+    )
+    labels = AGENT["spec"]["template"]["metadata"]["labels"]
+    for rule, side in ((policy["ingress"][0], "from"), (policy["egress"][0], "to")):
+        assert rule["ports"] == [{"port": port["containerPort"], "protocol": "TCP"}]
+        assert rule[side][0]["podSelector"]["matchLabels"].items() <= labels.items()
+    for right in (Right.AGENT, Right.SAVE):
+        assert policy_of("agents").allows(callers.of_token("agents"), right, "examples/run")
+        assert not policy_of("agents").allows(callers.of_token("agents"), right, "other/run")
+    assert not policy_of("agents").allows(callers.of_token("train"), Right.AGENT, "examples/run")
 
 
 def the_settings(part: str) -> dict:
@@ -176,7 +194,8 @@ def test_no_secret_has_its_value_in_the_files_and_the_authority_s_key_is_with_no
         volume["secret"]["secretName"] for m in WITH_PODS for volume in pod_of(m)["volumes"] if "secret" in volume
     }
     assert referred == {
-        "ckptd-tls", "ckptd-tokens", "ckptd-ca", "ckptd-agent-token", "ckptd-rank-tokens", "train-token"
+        "ckptd-tls", "ckptd-tokens", "ckptd-ca", "ckptd-agent-token", "ckptd-agent-tls", "ckptd-rank-tokens",
+        "train-token",
     }  # fmt: skip
     with_key = [name_of(m) for m in WITH_PODS if "envFrom" in main_container(m)]
     assert sorted(with_key) == ["DaemonSet-ckptd-agent", "Deployment-ckptd-coordinator"]  # no rank
