@@ -1,7 +1,7 @@
 """What a tensor is like, at a glance: figures, a histogram, and a strip that shows where its values are large.
 
-At most `sampling.SampleBounds` are read of a tensor and kept in memory; a glance says whether that was all. Checksums are
-looked at only as far as `Bundle.read` does: `verify` checks.
+At most `sampling.SampleBounds` are read of a tensor and kept in memory; a glance says whether that was all. Checksums
+are looked at only as far as `Bundle.read` does: `verify` checks.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 
 import ckptd
 from ckptd.engine.reading.bundle import Bundle
-from ckptd.engine.reading.tensor_list import Comparison, TensorList, ListOrder, compare, level
+from ckptd.engine.reading.tensor_list import Comparison, ListOrder, TensorList, compare, level
 from ckptd.format.slices import Box
 from ckptd.storage.locations import open_store
 from tests.conformance.bundle_files import BundleWriter
