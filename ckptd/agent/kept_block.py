@@ -11,9 +11,13 @@ from ckptd.wire.chunks import CHUNK_BYTES, data_of, encode_blocks
 
 
 class KeptBlock:
-    """See the module. Its length is that of the bytes. Nothing changes it."""
+    """See the module. Its length is that of the bytes. Nothing changes them.
 
-    __slots__ = ("_parts", "_size")
+    Attributes:
+        checked: which of its bytes were compared with which checksum; see `ckptd.agent.checked_parts`.
+    """
+
+    __slots__ = ("_parts", "_size", "checked")
 
     def __init__(self, parts: Sequence[memoryview]) -> None:
         """Take the data of messages, at least one; copied, unless they are cut as we cut them."""
@@ -22,6 +26,7 @@ class KeptBlock:
             whole = memoryview(b"".join(parts))
             parts = [whole[at : at + CHUNK_BYTES] for at in range(0, self._size, CHUNK_BYTES)]
         self._parts = tuple(parts)
+        self.checked: set[tuple[int, int, int]] = set()
 
     @classmethod
     def filled(cls, size: int, fill: Callable[[list[memoryview]], None]) -> KeptBlock:

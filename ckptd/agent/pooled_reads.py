@@ -5,7 +5,7 @@ highest hash. The owner gets it from the host that has it in memory, if one has 
 from the store; the others ask the owner, and each keeps some blocks for a while. So a host is asked for what it has in
 memory by one other. An agent that says nothing for two seconds is passed by, and the next one takes its place; the last
 resort is to read from the store oneself. No bytes of another agent are trusted: whoever restores compares checksums
-with the index, and if they differ reads the originals (`beneath`).
+with the index, and if they differ reads the originals (`beneath`); for parts of slices see `checked_parts`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import grpc
 
 from ckptd.agent.block_cache import BlockCache
+from ckptd.agent.checked_parts import CheckedParts
 from ckptd.agent.kept_block import KeptBlock
 from ckptd.agent.memory_here import MemoryHere
 from ckptd.agent.neighbourhood import KNOWN_S, Neighbour, Neighbourhood
@@ -28,6 +29,7 @@ from ckptd.agent.silence import Silence
 from ckptd.engine.reading.waits import ReadWaits
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError
 from ckptd.storage.base import AccessPattern, Objects, ObjectStat
+from ckptd.storage.capabilities import SlicePart
 from ckptd.wire import status
 from ckptd.wire.v1 import common_pb2, read_pb2
 
@@ -90,6 +92,7 @@ class PooledReads:
         self._lock = threading.Lock()
         self._stats: dict[str, tuple[ObjectStat, float]] = {}
         self._waits = ReadWaits(now, _log)
+        self._parts = CheckedParts(BLOCK_BYTES, self._block, self._original, self.forget)
         self.own = _OwnReads(self)
 
     @property
@@ -311,6 +314,19 @@ class PooledReads:
         self._others.read(owner.host, size)
         return KeptBlock(parts)
 
+    def _original(self, key: str, offset: int, size: int) -> KeptBlock:
+        return KeptBlock.filled(size, lambda places: self.fill_held(key, offset, places))
+
+    def views_checked(
+        self, key: str, offset: int, size: int, slices: Sequence[SlicePart], num_ranks: int
+    ) -> list[memoryview]:
+        """See `PooledObjects.checked`."""
+        return list(self._parts.views(self.known(key), offset, size, slices, num_ranks))
+
+    def checked(self, slices: Sequence[SlicePart], num_ranks: int) -> Objects:
+        """See `PooledObjects`."""
+        return _CheckedReads(self, slices, num_ranks)
+
     def held(self, save: str) -> Objects:
         """Return the same objects, as far as this host has them in memory of a save, for another agent."""
         return _HeldReads(self, save)
@@ -344,6 +360,25 @@ class _OwnReads:
 
     def views(self, key: str, offset: int, size: int) -> list[memoryview]:
         return list(self._pooled.views_by(key, offset, size, self._pooled.own_block))
+
+
+class _CheckedReads(_OwnReads):
+    """See `PooledReads.checked`."""
+
+    def __init__(self, pooled: PooledReads, slices: Sequence[SlicePart], num_ranks: int) -> None:
+        super().__init__(pooled)
+        self._slices, self._num_ranks = slices, num_ranks
+
+    def views(self, key: str, offset: int, size: int) -> list[memoryview]:
+        return self._pooled.views_checked(key, offset, size, self._slices, self._num_ranks)
+
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
+        for place in (view.cast("B") for view in into):
+            at = 0
+            for view in self.views(key, offset, len(place)):
+                place[at : at + len(view)] = view
+                at += len(view)
+            offset += len(place)
 
 
 class _HeldReads(_OwnReads):

@@ -33,8 +33,9 @@ class ReadingAhead:
 
     def expect(self, blocks: Iterable[tuple[Hashable, Callable[[], object]]]) -> None:
         """Call the function of each block soon, in this order, unless it waits for that already."""
+        wanted = list(blocks)  # finding them may take a call
         with self._lock:
-            for block, load in blocks:
+            for block, load in wanted:
                 if len(self._waiting) >= _MOST_WAITING:
                     break
                 self._waiting.setdefault(block, load)

@@ -23,7 +23,7 @@ from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.save import Host
 from ckptd.storage.base import Objects, ObjectStat
-from ckptd.storage.capabilities import PooledObjects, ViewedObjects
+from ckptd.storage.capabilities import PooledObjects, SlicePart, ViewedObjects
 from ckptd.wire import chunks, convert
 from ckptd.wire.v1 import read_pb2
 
@@ -43,6 +43,7 @@ _READS_OF_MEMORY = 8
 _ALIVE_S = 0.5  # how often an agent that waits for the store says so
 _MOST_PASSED_BY = 8  # checkpoints, in one answer
 _MOST_REASON = 500  # characters
+_MOST_SLICES = 4096
 _MOST_RANGES = 64  # that a rank says it will read next
 _MOST_AHEAD = 32  # messages that are read before their peer can take them, of all streams together, but one of each
 
@@ -207,9 +208,11 @@ class ReadService:
             if request.originals and isinstance(objects, PooledObjects):
                 objects.forget(key)
                 objects = objects.beneath
+            elif request.slices and isinstance(objects, PooledObjects):
+                objects = objects.checked(_slices(request), max(1, request.num_ranks))
             stat = await self._pools.control(_run_of(key), objects.stat, key)
-            if request.then and isinstance(objects, PooledObjects):
-                self._pools.dispatch(_run_of(key), partial(_expect, objects, request))
+            if request.then and isinstance(pooled := self._coordinator.objects, PooledObjects):
+                self._pools.dispatch(_run_of(key), partial(_expect, pooled, request))
             blocks = _Blocks(self._coordinator, objects, key, *_range(request, stat))
             described = read_pb2.ReadReply(
                 object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
@@ -314,6 +317,14 @@ def _expect(objects: PooledObjects, request: read_pb2.ReadRequest) -> None:
                 and min(each.offset, each.size) >= 0
             ):
                 objects.expect(key, each.offset, each.size)
+
+
+def _slices(request: read_pb2.ReadRequest) -> list[SlicePart]:
+    if len(request.slices) > _MOST_SLICES or any(
+        min(each.offset, each.size, each.wanted_bytes) < 0 for each in request.slices
+    ):
+        raise InvalidRequestError("slices of a read", expected=f"at most {_MOST_SLICES}, none negative")
+    return [SlicePart(each.offset, each.size, each.crc32c, each.wanted_bytes) for each in request.slices]
 
 
 def _range(request: read_pb2.ReadRequest, stat: ObjectStat) -> tuple[int, int]:

@@ -6,6 +6,7 @@ A wrapper declares its own capabilities; `beneath` returns the store that it wra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
@@ -87,6 +88,30 @@ class ForeseeingObjects(Protocol):
         """Hear which ranges will be read, nearly in this order: key, offset and size of each."""
 
 
+@dataclass(frozen=True, slots=True)
+class SlicePart:
+    """A stored slice of which a reader wants a part, and whose checksum covers all of it.
+
+    Attributes:
+        offset, size: of the whole slice, in its data file.
+        crc32c: of the whole slice, from the index.
+        wanted_bytes: how much of it the reader wants in all.
+    """
+
+    offset: int
+    size: int
+    crc32c: int
+    wanted_bytes: int
+
+
+@runtime_checkable
+class CheckingObjects(Objects, Protocol):
+    """Copies of objects, where parts of slices can be compared with the checksum of the whole before they are sent."""
+
+    def read_parts(self, key: str, offset: int, slices: Sequence[SlicePart], *into: memoryview) -> None:
+        """Do as `Objects.read_into`; what belongs to one of `slices` is as in the original, or `CorruptionError`."""
+
+
 @runtime_checkable
 class PooledObjects(LayeredObjects, Protocol):
     """Objects that the agents of many hosts read together, so that the store gives each byte once."""
@@ -100,6 +125,9 @@ class PooledObjects(LayeredObjects, Protocol):
 
     def expect(self, key: str, offset: int, size: int) -> None:
         """Hear that a rank of this host will read these bytes soon."""
+
+    def checked(self, slices: Sequence[SlicePart], num_ranks: int) -> Objects:
+        """The same, for one of so many ranks of this host that read alike: see `CheckingObjects.read_parts`."""
 
     def forget(self, key: str) -> None:
         """Keep nothing more of an object, as it was found damaged."""

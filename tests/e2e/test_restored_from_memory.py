@@ -40,6 +40,11 @@ def restored(hosts: Hosts, host: str, step: int, *places: str) -> np.ndarray:
         return np.array(checkpointer.restore(step, names=["w"], slices={"w": box})["w"])
 
 
+def restored_part(hosts: Hosts, host: str, step: int, begin: int, count: int) -> np.ndarray:
+    with ckptd.Checkpointer(hosts.address(host), RUN, rank=0, world_size=1, timeout_s=WAIT_S) as checkpointer:
+        return np.array(checkpointer.restore(step, names=["w"], slices={"w": ((begin,), (count,))})["w"])
+
+
 def check(found: np.ndarray, step: int, host: str = HOSTS[0]) -> None:
     """Compare what was restored, from the first number that `host` holds on."""
     for at, part in enumerate(np.split(found, len(found) // COUNT)):
@@ -137,6 +142,14 @@ def test_an_agent_that_lies_and_one_that_dies_as_it_is_asked_cost_time_only(
             environment.setenv(WRONG_VARIABLE, wrong)
             in_bucket.start(host)
     save(in_bucket, 1)
+    # A rank wants a tenth of a slice that the lying agent has. Alone, it gets it from the store; with seven others on
+    # its host, that read as much, the agent of its host reads the slice and compares it.
+    few = COUNT // 10
+    for num_ranks in ("1", "8"):
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("LOCAL_WORLD_SIZE", num_ranks)
+            found = restored_part(in_bucket, "a", 1, OF_A_HOST, few)
+            assert (found == value_of(1, 2)).all()
     s3_front.forget()
     check(restored(in_bucket, "a", 1), 1)
     assert given(s3_front) > 0

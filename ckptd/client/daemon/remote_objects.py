@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
 import numpy as np
 
 from ckptd.client.daemon.stream_queue import OVERLAP_BYTES, QueuePlace
+from ckptd.client.daemon.told_waits import waits
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.errors import CkptdError, CorruptionError, UnavailableError
 from ckptd.format import crc32c
 from ckptd.storage.base import AccessPattern, Objects, ObjectStat
+from ckptd.storage.capabilities import SlicePart
 from ckptd.storage.locations import open_store
 from ckptd.wire import status
 from ckptd.wire.v1 import common_pb2, read_pb2
@@ -68,21 +71,31 @@ class RemoteObjects:
 
     def read_summed(self, key: str, offset: int, *into: memoryview) -> list[int]:
         """See `SummingObjects`; what arrives is summed when it is put in its place."""
+        return self._read(key, offset, into)
+
+    def _read(
+        self, key: str, offset: int, into: Sequence[memoryview], about: read_pb2.ReadRequest | None = None
+    ) -> list[int]:
+        """`about`: what a request says beside the range."""
         places, turn = _Places(into), QueuePlace(self._line)
-        if places.size_bytes > _LONG_BYTES:
-            turn.take(Deadline(self._timeout_s))  # past the deadline it goes on without its turn
-        try:
-            self._fill(key, offset, places, turn)
-        finally:
-            turn.give_up()
+        with waits.of(key, self._address, places.size_bytes) as wait:
+            if places.size_bytes > _LONG_BYTES:
+                turn.take(Deadline(self._timeout_s))  # past the deadline it goes on without its turn
+            places.on_put = wait.arrived
+            try:
+                self._fill(key, offset, places, turn, about)
+            finally:
+                turn.give_up()
         return places.sums
 
-    def _fill(self, key: str, offset: int, places: _Places, turn: QueuePlace) -> None:
+    def _fill(
+        self, key: str, offset: int, places: _Places, turn: QueuePlace, about: read_pb2.ReadRequest | None
+    ) -> None:
         size, done = places.size_bytes, 0
         deadline, backoff = Deadline(self._timeout_s), Backoff()
         while done < size:
             try:
-                for block in self.blocks(key, offset + done, size - done, deadline):
+                for block in self.blocks(key, offset + done, size - done, deadline, about):
                     if len(block) > size - done:
                         raise CorruptionError("the daemon sent more than was requested", key=key, offset=offset + done)
                     done += len(block)
@@ -115,14 +128,18 @@ class RemoteObjects:
         """Return where the daemon keeps it."""
         return f"{self._root}/{key}" if self._root else key
 
-    def blocks(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[memoryview]:
+    def blocks(
+        self, key: str, offset: int, size: int, deadline: Deadline, about: read_pb2.ReadRequest | None = None
+    ) -> Iterator[memoryview]:
         """Yield the bytes of a range as the daemon sends them, in one call."""
-        for reply in self._replies(key, offset, size, deadline):
+        for reply in self._replies(key, offset, size, deadline, about):
             data = memoryview(reply.data) if isinstance(reply, read_pb2.ReadReply) else reply
             if len(data):
                 yield data
 
-    def _replies(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[Any]:
+    def _replies(
+        self, key: str, offset: int, size: int, deadline: Deadline, about: read_pb2.ReadRequest | None = None
+    ) -> Iterator[Any]:
         request = read_pb2.ReadRequest(
             peer=self._peer,
             key=key,
@@ -131,6 +148,8 @@ class RemoteObjects:
             originals=self._originals,
             then=self._then(key, offset + size) if size >= _LEAST_BYTES else (),
         )
+        if about is not None:
+            request.MergeFrom(about)
         call = self._stub.Read(request, timeout=max(deadline.remaining_s, 0.001))
         try:
             yield from call
@@ -151,6 +170,15 @@ class PooledRemoteObjects(RemoteObjects):
     def foresee(self, ranges: Sequence[tuple[str, int, int]]) -> None:
         """See `ForeseeingObjects`."""
         self._foreseen = sorted(ranges)
+
+    def read_parts(self, key: str, offset: int, slices: Sequence[SlicePart], *into: memoryview) -> None:
+        """See `CheckingObjects`. The agent of this host compares: it is trusted as this process is."""
+        parts = [
+            read_pb2.SlicePart(offset=of.offset, size=of.size, crc32c=of.crc32c, wanted_bytes=of.wanted_bytes)
+            for of in slices
+        ]
+        about = read_pb2.ReadRequest(slices=parts, num_ranks=_num_ranks_here())
+        self._read(key, offset, into, about)
 
     def _then(self, key: str, end: int) -> list[read_pb2.ObjectRange]:
         """Return what is read next after a byte of an object, as far as an agent may read ahead."""
@@ -196,12 +224,19 @@ def objects_for(stub: Any, address: str, peer: common_pb2.Peer, root: str, root_
     return RemoteObjects(stub, address, peer, root, timeout_s)
 
 
+def _num_ranks_here() -> int:
+    """Return how many ranks of this host read about as much as this one, as torchrun and others say."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 1
+
+
 class _Places:
     """Memory that is filled from its beginning to its end.
 
     Attributes:
         size_bytes: of all of it.
         sums: the CRC-32C of what has been put into each part.
+        on_put: is called with the size of each block that has been put there.
     """
 
     def __init__(self, parts: Sequence[memoryview]) -> None:
@@ -209,9 +244,11 @@ class _Places:
         self._part = self._filled = 0
         self.size_bytes = sum(map(len, self._parts))
         self.sums = [0] * len(parts)
+        self.on_put: Callable[[int], object] = lambda size_bytes: None
 
     def put(self, block: memoryview) -> None:
         """Copy a block to where the last one ended."""
+        self.on_put(len(block))
         while len(block):
             part = self._parts[self._part][self._filled :]
             count = min(len(block), len(part))

@@ -2,8 +2,9 @@
 
 Any box of any tensor can be read, however it was sliced when it was saved and whatever its dtype. Only the bytes that a
 box needs are read where that is cheaper (see `blocks`). A stored piece that is read whole is checked against its
-checksum; of a piece that is read in part nothing can be checked, because the checksum covers all of it. So a restore
-reads pieces whole of which it wants a good part, see `MOST_TO_CHECK`.
+checksum; of a piece that is read in part nothing can be checked here, because the checksum covers all of it. So a
+restore reads pieces whole of which it wants a good part, see `MOST_TO_CHECK`; copies may check the others, see
+`CheckingObjects`.
 
 Everything is checked before it is used: the place of a piece is compared with the size of its data file before memory
 is allocated for it, so an index of 100 bytes cannot claim 8 TiB.

@@ -24,7 +24,7 @@ from ckptd.format.dtypes import DType
 from ckptd.format.slices import Box
 from ckptd.format.stored import Piece, StoredTensor
 from ckptd.storage.base import AccessPattern, Objects, SummingObjects
-from ckptd.storage.capabilities import ForeseeingObjects
+from ckptd.storage.capabilities import CheckingObjects, ForeseeingObjects, SlicePart
 
 Array = NDArray[Any]
 
@@ -68,6 +68,7 @@ class Fetch:
     def __init__(self, objects: Objects, shard_key: Callable[[int], str], big_endian: bool) -> None:
         self._objects = objects
         self._summing = objects if isinstance(objects, SummingObjects) else None
+        self._checking = objects if isinstance(objects, CheckingObjects) else None
         self._shard_key = shard_key
         self._big_endian = big_endian
 
@@ -145,6 +146,9 @@ class Fetch:
             into.append(memory)
             at = stretch.end
         key, begin = self._shard_key(group[0].shard), group[0].offset
+        if self._checking is not None and (parts := _parts(group)):
+            self._checking.read_parts(key, begin, parts, *into)
+            return [None] * len(places)
         if self._summing is not None:
             sums = self._summing.read_summed(key, begin, *into)
             return [sums[place] for place in places]
@@ -258,6 +262,17 @@ def _neighbours(job: Sequence[_Stretch], gap_bytes: int) -> Iterator[list[_Stret
 
 def _is_near(last: _Stretch, stretch: _Stretch, gap_bytes: int) -> bool:
     return stretch.shard == last.shard and 0 <= stretch.offset - last.end < gap_bytes
+
+
+def _parts(group: Sequence[_Stretch]) -> list[SlicePart]:
+    """Return the pieces of which a part is wanted: nothing here can check it."""
+    found: dict[int, SlicePart] = {}
+    for read in (stretch.read for stretch in group if not stretch.read.is_whole):
+        piece = read.piece
+        if piece.offset not in found:
+            wanted = sum(block.size for block in read.blocks)
+            found[piece.offset] = SlicePart(piece.offset, piece.size, piece.crc32c, wanted)
+    return list(found.values())
 
 
 def _region(array: Array, box: Box, outer: Box) -> Array:

@@ -134,7 +134,7 @@ class ListReply(_message.Message):
     def __init__(self, checkpoints: _Optional[_Iterable[_Union[_common_pb2.Checkpoint, _Mapping]]] = ..., root: _Optional[str] = ..., root_id: _Optional[str] = ..., arena: _Optional[_Union[_common_pb2.ArenaAddress, _Mapping]] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("peer", "key", "offset", "size", "for_agent", "held_save", "originals", "then")
+    __slots__ = ("peer", "key", "offset", "size", "for_agent", "held_save", "originals", "then", "slices", "num_ranks")
     PEER_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +143,8 @@ class ReadRequest(_message.Message):
     HELD_SAVE_FIELD_NUMBER: _ClassVar[int]
     ORIGINALS_FIELD_NUMBER: _ClassVar[int]
     THEN_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    NUM_RANKS_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     key: str
     offset: int
@@ -151,7 +153,21 @@ class ReadRequest(_message.Message):
     held_save: str
     originals: bool
     then: _containers.RepeatedCompositeFieldContainer[ObjectRange]
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., key: _Optional[str] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., for_agent: bool = ..., held_save: _Optional[str] = ..., originals: bool = ..., then: _Optional[_Iterable[_Union[ObjectRange, _Mapping]]] = ...) -> None: ...
+    slices: _containers.RepeatedCompositeFieldContainer[SlicePart]
+    num_ranks: int
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., key: _Optional[str] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., for_agent: bool = ..., held_save: _Optional[str] = ..., originals: bool = ..., then: _Optional[_Iterable[_Union[ObjectRange, _Mapping]]] = ..., slices: _Optional[_Iterable[_Union[SlicePart, _Mapping]]] = ..., num_ranks: _Optional[int] = ...) -> None: ...
+
+class SlicePart(_message.Message):
+    __slots__ = ("offset", "size", "crc32c", "wanted_bytes")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    WANTED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    size: int
+    crc32c: int
+    wanted_bytes: int
+    def __init__(self, offset: _Optional[int] = ..., size: _Optional[int] = ..., crc32c: _Optional[int] = ..., wanted_bytes: _Optional[int] = ...) -> None: ...
 
 class ObjectRange(_message.Message):
     __slots__ = ("key", "offset", "size")

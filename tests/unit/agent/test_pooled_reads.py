@@ -18,8 +18,10 @@ from ckptd.agent.pooled_reads import BLOCK_BYTES, PooledReads
 from ckptd.client.daemon.remote_objects import objects_for
 from ckptd.engine.hosts.memories import Where
 from ckptd.engine.reading.waits import NOTICE_S
+from ckptd.errors import CorruptionError
+from ckptd.format import crc32c
 from ckptd.storage.base import Objects, ObjectStat
-from ckptd.storage.capabilities import beneath
+from ckptd.storage.capabilities import SlicePart, beneath
 from ckptd.storage.memory import MemoryStore
 from ckptd.wire import versions
 from tests import seams
@@ -79,10 +81,18 @@ class Memory:
         self.dropped.extend(save_ids)
 
 
-class Pool:
-    """Agents on some hosts, each served by a real server."""
+class LyingStore(CountingStore):
+    """Gives wrong bytes: what an agent reads from it is wrong for whoever asks that agent."""
 
-    def __init__(self, hosts: str) -> None:
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
+        self.inner.read_into(key, offset, *into)
+        into[0].cast("B")[0] ^= 1
+
+
+class Pool:
+    """Agents on some hosts, each served by a real server. Those of `lying` give others wrong bytes."""
+
+    def __init__(self, hosts: str, lying: str = "") -> None:
         self.store, self.clock, self.stack = CountingStore(), Clock(), ExitStack()
         self.neighbours: list[Neighbour] = []
         self.reads: dict[str, PooledReads] = {}
@@ -93,7 +103,8 @@ class Pool:
             others = self.others[host] = OtherAgents()
             peer = versions.this_peer(f"agent-{host}")
             memory = self.memories[host] = MemoryHere(host, lambda key: self.where, lambda saves: [], now=self.clock)
-            reads = PooledReads(self.store, host, others, lambda: self.neighbours, peer, memory, now=self.clock)
+            store = LyingStore() if host in lying else self.store
+            reads = PooledReads(store, host, others, lambda: self.neighbours, peer, memory, now=self.clock)
             coordinator = FakeCoordinator()
             coordinator.store, coordinator.objects = self.store.inner, reads
             served = self.stack.enter_context(serving(coordinator))
@@ -153,6 +164,50 @@ def test_what_memory_has_is_not_read_ahead(pool):
     pool.reads["a"].expect(KEY, 0, len(DATA))
     assert pool.read("a") == DATA
     assert not pool.store.reads
+
+
+def part_of(pool: Pool, host: str, part: SlicePart, offset: int, size: int, num_ranks: int = 1) -> bytes:
+    data = bytearray(size)
+    pool.reads[host].checked([part], num_ranks).read_into(KEY, offset, memoryview(data)[:7], memoryview(data)[7:])
+    return bytes(data)
+
+
+def slice_at(offset: int, size: int, wanted: int) -> SlicePart:
+    return SlicePart(offset, size, crc32c.crc32c(DATA[offset : offset + size]), wanted)
+
+
+def test_a_part_of_a_slice_is_as_it_was_saved_whatever_another_agent_gives(caplog):
+    pool = Pool("abc", lying="bc")
+    with pool.stack:
+        assert pool.read("a") != DATA
+        whole = slice_at(1000, len(DATA) - 2000, wanted=1 << 20)
+        for begin in (900, 5000, BLOCK_BYTES - 3, 3 * BLOCK_BYTES + 1, len(DATA) - (1 << 20)):
+            # What is outside of the slice is not checked: its first byte is block 0's, and changed.
+            got = part_of(pool, "a", whole, begin, 1 << 20, num_ranks=16)
+            assert got == DATA[begin : begin + (1 << 20)]
+        assert "was damaged in memory" in caplog.text
+
+
+def test_a_part_of_a_slice_is_read_once_where_nobody_lies(pool):
+    whole = slice_at(1000, len(DATA) - 2000, wanted=BLOCK_BYTES)
+    for host in "abc":
+        for begin in (1000, 3 * BLOCK_BYTES - 5, 7777):
+            assert part_of(pool, host, whole, begin, 1 << 20, num_ranks=8) == DATA[begin : begin + (1 << 20)]
+    assert pool.store.reads == dict.fromkeys(range(6), 1)
+
+
+def test_a_small_part_of_a_slice_comes_from_the_store_alone():
+    pool = Pool("abc", lying="bc")
+    with pool.stack:
+        whole = slice_at(0, len(DATA), wanted=1 << 20)
+        assert part_of(pool, "a", whole, BLOCK_BYTES + 5, 1 << 20) == DATA[BLOCK_BYTES + 5 :][: 1 << 20]
+        assert set(pool.store.reads) == {1}
+
+
+def test_a_slice_that_is_damaged_in_the_store_is_refused_also_in_part(pool):
+    wrong = SlicePart(0, len(DATA), 1, wanted_bytes=len(DATA))
+    with pytest.raises(CorruptionError, match="another checksum than the index says"):
+        part_of(pool, "a", wrong, 0, 1000)
 
 
 def test_a_silent_agent_is_passed_by_and_named(pool, caplog, monkeypatch):

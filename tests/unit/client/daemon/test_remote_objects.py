@@ -15,11 +15,12 @@ from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.format import crc32c
 from ckptd.storage.base import SummingObjects
-from ckptd.storage.capabilities import ForeseeingObjects
+from ckptd.storage.capabilities import CheckingObjects, ForeseeingObjects, SlicePart
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.wire import versions
 from ckptd.wire.chunks import CHUNK_BYTES
 from tests import seams
+from tests.fakes.waiting import eventually
 from tests.unit.client.relay import Relay
 
 BOUND_S = 60.0
@@ -91,7 +92,7 @@ def test_what_lies_side_by_side_is_asked_for_at_once(remote, monkeypatch):
     asked = []
     real = RemoteObjects.blocks
 
-    def noting(self, key, offset, size, deadline):
+    def noting(self, key, offset, size, deadline, about=None):
         asked.append((key, offset, size))
         return real(self, key, offset, size, deadline)
 
@@ -105,14 +106,14 @@ def test_long_requests_take_turns_and_short_ones_do_not(remote, monkeypatch, siz
     real, guard, meeting = RemoteObjects.blocks, threading.Lock(), threading.Barrier(3)
     under_way, most = [], []
 
-    def noting(self, key, offset, size, deadline):
+    def noting(self, key, offset, size, deadline, about=None):
         with guard:
             under_way.append(offset)
             most.append(len(under_way))
         if at_once > 1:
             meeting.wait(BOUND_S)  # breaks unless all are here together
         left = size
-        for block in real(self, key, offset, size, deadline):
+        for block in real(self, key, offset, size, deadline, about=None):
             yield block
             left -= len(block)
             # With so little to go the next may begin, which it does once this block is in its place.
@@ -145,8 +146,8 @@ def test_a_broken_connection_is_resumed(saved, unseen, monkeypatch):
     relay = Relay(int(saved.address.rpartition(":")[2]))
     real, cuts = RemoteObjects.blocks, []
 
-    def cutting(self, key, offset, size, deadline):
-        for block in real(self, key, offset, size, deadline):
+    def cutting(self, key, offset, size, deadline, about=None):
+        for block in real(self, key, offset, size, deadline, about=None):
             yield block
             if len(cuts) < 3:
                 cuts.append(offset)
@@ -189,3 +190,51 @@ def test_a_long_request_says_what_is_read_next_and_no_more_than_an_agent_may_rea
     assert then("b", (1 << 30) - (2 << 20) + 5, 2 << 20) == []
     assert then("a", 0, 1 << 10) == []  # a short one is not worth it
     assert then("c", 0, 2 << 20) == []
+
+
+def test_a_restore_that_waits_says_for_what_and_how_much_is_left(monkeypatch, caplog):
+    seams.READ_NOTICE_S.put(monkeypatch, 0.05)
+    seams.READ_LOOK_EVERY_S.put(monkeypatch, 0.01)
+    go_on = threading.Event()
+
+    class Call:
+        def __iter__(self):
+            yield memoryview(bytes(1_000_000))
+            assert go_on.wait(BOUND_S)
+            yield memoryview(bytes(2_000_000))
+
+        def cancel(self):
+            pass
+
+    class Stub:
+        def Read(self, request, timeout):  # noqa: N802
+            return Call()
+
+    objects = objects_for(Stub(), "there:1", versions.this_peer("r"), "s3://b", "", BOUND_S)
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(objects.read_into, KEY, 0, memoryview(bytearray(3_000_000)))
+        try:
+            eventually(lambda: "2.0 MB are requested" in caplog.text, "it says what is left", within_s=BOUND_S)
+        finally:
+            go_on.set()
+        reading.result(BOUND_S)
+    assert f"reading {KEY} waits for the daemon at there:1, for " in caplog.text
+
+
+def test_parts_of_slices_are_read_with_what_their_checksums_cover(monkeypatch):
+    requests = []
+
+    class Stub:
+        def Read(self, request, timeout):  # noqa: N802
+            requests.append(request)
+            raise InvalidRequestError("enough")
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    objects = objects_for(Stub(), "there:1", versions.this_peer("r"), "s3://b", "", 1.0)
+    assert isinstance(objects, CheckingObjects)
+    with pytest.raises(InvalidRequestError):
+        objects.read_parts(KEY, 5, [SlicePart(3, 100, 0xFFFFFFFF, 7)], memoryview(bytearray(7)))
+    (request,) = requests
+    (part,) = request.slices
+    assert (part.offset, part.size, part.crc32c, part.wanted_bytes) == (3, 100, 0xFFFFFFFF, 7)
+    assert (request.offset, request.size, request.num_ranks) == (5, 7, 8)
