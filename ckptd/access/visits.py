@@ -21,6 +21,7 @@ class Visit:
         is_encrypted: whether the connection is.
         common_names, alternative_names: of the certificate that the TLS handshake has checked.
         right: what the page needs on some run.
+        cookie: of an earlier login; None without one.
     """
 
     page: str
@@ -30,6 +31,7 @@ class Visit:
     common_names: tuple[str, ...] = ()
     alternative_names: tuple[str, ...] = ()
     right: Right = Right.READ
+    cookie: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ckptd health unix:///run/ckptd/ckptd.sock", "what a container engine runs every few seconds"),
         ("ckptd health && echo it serves", "of the local daemon"),
     ),
+    "open": (
+        ("ckptd open", "the page of this host's daemon"),
+        ("ckptd open ckptd.example.org:7070 --token-file token --no-browser", "print the link alone"),
+    ),
     "evict": (
         ("ckptd evict runs/mnist --rank 3", "of the local daemon, the one that hangs"),
         ("ckptd evict runs/mnist --address unix:///run/ckptd/ckptd.sock", "all of its ranks"),

@@ -42,6 +42,7 @@ GROUPS: dict[str, dict[str, Listed]] = {
     "Run a daemon, and see what it does": {
         "serve": Listed("ckptd.cli.serve", "Run the daemon."),
         "status": Listed("ckptd.cli.status", "Show what a daemon is doing."),
+        "open": Listed("ckptd.cli.open_", "Show a daemon's page in the browser."),
         "history": Listed("ckptd.cli.history", "List past saves: outcome, stall, what held them up."),
         "health": Listed("ckptd.cli.health", "Check whether a daemon takes saves, by exit code."),
         "evict": Listed("ckptd.cli.evict", "Free the place that a hung process holds in a run."),

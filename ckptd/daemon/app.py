@@ -26,8 +26,9 @@ from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.audit_log import AuditLog
 from ckptd.daemon.config import Config
 from ckptd.daemon.hangups import Hangups
+from ckptd.daemon.late_pages import LatePages
 from ckptd.daemon.roles import Role
-from ckptd.engine.journal import Journal, JournalEntry, Journals, Reserve
+from ckptd.engine.journal import JournalEntry, Journals, Reserve
 from ckptd.engine.priority import Priority
 from ckptd.engine.saves.history import History
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
@@ -112,11 +113,9 @@ def _kept(history: History | None, role: Role) -> Iterator[None]:
         history.close()
 
 
-def _journal(audit: AuditLog, observing: Observing | None, history: History | None) -> Journal:
+def _journal(audit: AuditLog, observing: Observing | None, history: History | None) -> Journals:
     others = [] if history is None else [history]
-    if observing is not None:
-        return observing.journal(audit, *others)
-    return Journals(audit, *others) if others else audit
+    return Journals(audit, *others) if observing is None else observing.journal(audit, *others)
 
 
 @contextlib.contextmanager
@@ -192,7 +191,7 @@ async def _serve(
     options: ServerOptions,
     config: Config,
     audit: AuditLog,
-    journal: Journal,
+    journal: Journals,
     observing: Observing | None,
     history: History | None,
     is_up: Callable[[Sequence[str]], None],
@@ -208,18 +207,18 @@ async def _serve(
         loop.add_signal_handler(number, endings.put_nowait, number.name)
     meter = NO_METER if observing is None else observing.measuring.service_meter
     server = Server(role.engine, options, journal, role.hosts, history, meter)
-    web: Web | None = None
+    pages = LatePages(config, options, server, role, journal)
 
     def use_identities(access: Access, tls: Tls | None, problems: Sequence[str]) -> None:
         server.use_identities(access, tls, problems)
-        if web is not None:
-            web.renew(tls)
+        if pages.web is not None:
+            pages.web.renew(tls)
 
     files = identity_files.IdentityFiles(config, seen, options.access, use_identities, audit)
     hangups = Hangups(audit.reopen, files.look_now)
     loop.add_signal_handler(signal.SIGHUP, hangups.came)
     try:
-        web = None if observing is None else _web(config, options, server, observing)
+        web = pages.web = None if observing is None else _web(config, options, server, observing)
         listening = await server.start()
         for warning in server.warnings:
             if warning not in exposed:  # it names the port that was chosen
@@ -227,13 +226,15 @@ async def _serve(
         role.listens(listening)
         if web is not None:
             web.start(role.engine, role.hosts)
+        else:
+            server.note_http(pages.begin)
         await loop.run_in_executor(None, role.begin)
         _announce(listening, role, config, "" if web is None else web.url)
         is_up([*listening, *([] if web is None else [web.url])])
         descriptors.tell(open_files)
     except BaseException:
-        if web is not None:
-            await web.stop()
+        if pages.web is not None:
+            await pages.web.stop()
         await server.stop()
         await loop.run_in_executor(None, role.close)
         raise
@@ -260,8 +261,8 @@ async def _serve(
     if reason in (_TAKEN_OVER, role.successor):
         code = ConflictError.exit_code
     _leave_after(LEAVE_S, config, code)  # a call that nothing waits for any more may still be at the store
-    if web is not None:
-        await web.stop()
+    if pages.web is not None:
+        await pages.web.stop()
     await server.stop()
     _forget(config)
     saves = "nothing was lost" if finished else "saves in progress were aborted"

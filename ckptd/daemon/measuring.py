@@ -66,7 +66,7 @@ class Measuring:
         """What is to be told of calls."""
         return self._figures.of_service
 
-    def journal(self, first: Journal, *others: Journal) -> Journal:
+    def journal(self, first: Journal, *others: Journal) -> Journals:
         """Return a journal that tells `first`, then moves the figures, and then tells `others`."""
         return Journals(first, ToldFigures(self._figures), *others)
 

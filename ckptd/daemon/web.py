@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ckptd.access.visits import Visit, Visitor
 from ckptd.daemon.config import Config
 from ckptd.engine.front import Engine
-from ckptd.engine.journal import Journal
+from ckptd.engine.journal import Journal, Journals
 from ckptd.errors import InvalidRequestError
 from ckptd.service.agents import Attending
 from ckptd.service.exposure import check_http_exposure
@@ -44,12 +44,13 @@ _ALIVE_S = 5.0  # an event loop that takes longer does not serve
 class Observing:
     """What is measured and kept of what happens, to be shown. It begins before the engine does anything."""
 
-    def __init__(self, config: Config) -> None:
-        """Begin."""
+    def __init__(self, config: Config, *, is_late: bool = False) -> None:
+        """Begin; `is_late`: after the engine, so that figures would be wrong."""
+        self.is_late = is_late
         self.measuring, self.past = Measuring(config), RecentPast()
         logging.getLogger("ckptd").addHandler(self.past.handler)
 
-    def journal(self, first: Journal, *others: Journal) -> Journal:
+    def journal(self, first: Journal, *others: Journal) -> Journals:
         """Return a journal that tells `first`, then what is observed, and then `others`."""
         return self.measuring.journal(first, self.past, *others)
 
@@ -83,7 +84,10 @@ class Web:
         source = DaemonSource(engine, self._server, hosts)
         self._site = Site(source, self._observing.past, source.hosts, self._look_again)
         application = Application(
-            self._daemon, self._names, {"/metrics": self._page.answer, **self._site.routes}, self._site.shell
+            self._daemon,
+            self._names,
+            {**({} if self._observing.is_late else {"/metrics": self._page.answer}), **self._site.routes},
+            self._site.shell,
         )
         self._observing.measuring.look_at(engine, self._server)
         self._looking = [
@@ -123,6 +127,12 @@ class _OfServer:
     async def admit(self, visit: Visit) -> Visitor:
         admitted = asyncio.run_coroutine_threadsafe(self.server.visitors.admit(visit), self.loop)
         return await asyncio.wrap_future(admitted)
+
+    async def redeem(self, code: str) -> str | None:
+        async def redeemed() -> str | None:
+            return self.server.visitors.redeem(code)
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(redeemed(), self.loop))
 
     async def is_alive(self) -> bool:
         turned = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop)

@@ -171,6 +171,10 @@ class Journals:
         """Tell `first` before the others."""
         self._first, self._others, self._all = first, others, (first, *others)
 
+    def add(self, other: Journal) -> None:
+        """Tell one more from now on. It may have to do with the end of what it was not told the beginning of."""
+        self._others, self._all = (*self._others, other), (*self._all, other)
+
     @property
     def complaint(self) -> str:
         """See `Journal`: the first one's."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ckptd.access.roles import Right
 from ckptd.arena.lender import Usage
 from ckptd.engine.catalog.contents import CheckpointSelector
 from ckptd.engine.catalog.past_saves import PastSave
-from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.format import names
 from ckptd.service import descriptors, hosts_page, status_page
 from ckptd.service.agents import Attending
@@ -18,6 +18,7 @@ from ckptd.service.allowances import Allowances
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Call
 from ckptd.service.opening import Openings
+from ckptd.service.page_logins import CODE_S, PageLogins
 from ckptd.service.pools import Pools
 from ckptd.service.presence import Presences
 from ckptd.service.recorder import Recorder
@@ -66,6 +67,8 @@ class AdminService:
         self._started = time.monotonic()
         self.listening: Sequence[str] = ()
         self.http = ""
+        self.start_http: Callable[[], Awaitable[None]] | None = None
+        self.logins: PageLogins | None = None
         self.problems: Sequence[str] = ()  # with the files of identities
         self.warnings: Sequence[str] = ()
         self.draining = False
@@ -82,6 +85,7 @@ class AdminService:
             "Repair": self.repair,
             "Evict": self.evict,
             "History": self.history,
+            "OpenPage": self.open_page,
         }
 
     async def status(self, request: admin_pb2.StatusRequest, call: Call) -> admin_pb2.StatusReply:
@@ -146,6 +150,21 @@ class AdminService:
         if not saves and not await self._pools.control(run, self._coordinator.is_founded, run):
             raise NotFoundError(f"this daemon has no run {run!r}; `ckptd status` names those that are open")
         return admin_pb2.HistoryReply(saves=map(past_saves.to_wire, saves[-request.most :]))
+
+    async def open_page(self, request: admin_pb2.OpenPageRequest, call: Call) -> admin_pb2.OpenPageReply:
+        """Return a link that shows the page to its caller; pages are served from then on, if they are not yet."""
+        assert self.logins is not None, "the server sets it before it listens"
+        if not self.http:
+            if self.start_http is None:
+                raise InvalidRequestError("this daemon serves no pages")
+            if not call.is_admin:
+                raise NotPermittedError(
+                    f"this daemon serves no pages yet (--http), and {call.caller} may not start that: it needs the "
+                    "role `admin` on all runs"
+                )
+            await self.start_http()
+        code = self.logins.code(call.caller)
+        return admin_pb2.OpenPageReply(http=self.http, path=f"/login?code={code}", expires_s=CODE_S)
 
     async def free_bytes(self) -> int | None:
         """Return how much space the store has said is free; it has a moment to say so again."""

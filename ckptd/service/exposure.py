@@ -36,7 +36,11 @@ def check_http_exposure(options: ServerOptions) -> Address | None:
     """Return the address of ``--http`` with TLS decided, None without one; by the rules that hold for gRPC."""
     if options.http is None:
         return None
-    return _decided(options.http, options, http_url, elsewhere="", with_tls="https://", without="Without one, ")
+    # A page on this host is for those that a Unix socket lets in: `ckptd open` logs them in.
+    logs_in = any(address.is_unix for address in options.listen)
+    return _decided(
+        options.http, options, http_url, elsewhere="", with_tls="https://", without="Without one, ", logs_in=logs_in
+    )
 
 
 def _decided(
@@ -47,6 +51,7 @@ def _decided(
     elsewhere: str,
     with_tls: str,
     without: str,
+    logs_in: bool = False,
 ) -> Address:
     """Return an address with TLS decided; `NotPermittedError` if clients without an identity could reach it."""
     if address.secure is None:
@@ -59,7 +64,7 @@ def _decided(
             f"{name(address)} can be reached from other hosts: that needs TLS (--tls-cert and --tls-key) and an "
             f"identity (--token-file, --tokens or --client-ca){elsewhere}"
         )
-    if not (address.is_unix or identity or options.access.admits_loopback):
+    if not (address.is_unix or identity or logs_in or options.access.admits_loopback):
         raise NotPermittedError(
             f"{name(address)} can be reached by every user of this host, so callers need an identity: --token-file, "
             f"--tokens, or --client-ca with {with_tls}. {without}pass --insecure-loopback to serve every process of "

@@ -126,6 +126,7 @@ ROWS: dict[str, Row] = {
             "Repair": _on_run(Right.MANAGE),
             "Evict": _on_run(Right.ADMIN),
             "History": _on_run(Right.READ),
+            "OpenPage": _anywhere(Right.READ),
         },
     ),
     **_paths(

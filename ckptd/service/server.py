@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ from ckptd.service.gate import Access, Gate
 from ckptd.service.interceptors import IdentityNeeded
 from ckptd.service.meter import NO_METER, ServiceMeter
 from ckptd.service.opening import Openings
+from ckptd.service.page_logins import KEY_SUFFIX, PageLogins
 from ckptd.service.peer_sockets import Endpoints
 from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
@@ -163,14 +164,15 @@ class Server:
             [IdentityNeeded(self._door)], channels.server_options(options.connection_life, of_agents=hosts is not None)
         )
         self._recorder = Recorder(journal)
-        self.visitors = Visitors(self._door, self._recorder)
+        self._logins = PageLogins(self.gate, coordinator.store.url)
+        self.visitors = Visitors(self._door, self._recorder, self._logins)
         save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending, self._recorder)
         self._presences, self._last_words = save.presences, save.last_words
         self._admin = AdminService(
             coordinator, host, self._pools, save.presences, self._allowances, self._recorder, hosts
         )
         self._admin.problems, self.free_bytes = options.problems, self._admin.free_bytes
-        self._admin.past = past
+        self._admin.past, self._admin.logins = past, self._logins
         openings = Openings(coordinator, self._pools)
         self._agents = AgentService(hosts, self._pools, openings, self._recorder, self._ending, self._allowances)
         behaviours = _behaviours(
@@ -206,6 +208,8 @@ class Server:
         bound = [self._bind(address) for address in self._addresses]
         self._admin.listening = tuple(map(str, bound))
         self._admin.http = "" if self.http is None else http_url(self.http)
+        socket = next((each.path for each in bound if each.is_unix), None)
+        self._logins.key_file = None if socket is None else Path(f"{socket}{KEY_SUFFIX}")
         self._admin.warnings = exposure_warnings(self._options, bound, self.http)
         self._lend_arenas(bound)
         self.streams = self._host.streams = self._stream_processes(bound)
@@ -217,6 +221,11 @@ class Server:
         await self._server.start()
         await self._readiness.start()
         return self._admin.listening
+
+    def note_http(self, start: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Tell callers where pages are served; or how that may be `start`ed when one is to be shown."""
+        self._admin.http = "" if self.http is None else http_url(self.http)
+        self._admin.start_http = start
 
     def _lend_arenas(self, bound: Sequence[Address]) -> None:
         options = self._options.arena

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ckptd.access.callers import Caller, UnauthenticatedError
 from ckptd.access.roles import Right
 from ckptd.access.visits import Visit, Visitor
 from ckptd.engine.journal import Actor
 from ckptd.errors import NotPermittedError
 from ckptd.service import refusal_log
 from ckptd.service.door import Door
+from ckptd.service.page_logins import PageLogins
 from ckptd.service.recorder import Recorder
 from ckptd.service.refusal_log import host_of
 from ckptd.service.requirements import Requirement
@@ -20,16 +22,16 @@ from ckptd.wire.channels import TOKEN_KEY
 class Visitors:
     """See the module, and `Porter`. Belongs to the event loop of the server."""
 
-    def __init__(self, door: Door, recorder: Recorder) -> None:
-        """Let in what `door` knows; `recorder` is told of refusals."""
-        self._door, self._recorder = door, recorder
+    def __init__(self, door: Door, recorder: Recorder, logins: PageLogins) -> None:
+        """Let in what `door` knows, or has logged in before; `recorder` is told of refusals."""
+        self._door, self._recorder, self._logins = door, recorder, logins
 
     async def admit(self, visit: Visit) -> Visitor:
         """See `Porter`."""
         context: Any = _Context(visit)
         actor = Actor("", host_of(visit.peer))
         try:
-            caller = await self._door.caller(context)
+            caller = self._logged_in(visit) or await self._door.caller(context)
             actor = Actor(str(caller), host_of(visit.peer))
             self._door.gate.check(caller, Requirement(visit.right, None))
         except NotPermittedError as error:
@@ -41,6 +43,19 @@ class Visitors:
         policy = self._door.gate.access.policy
         everything = Right.METRICS if visit.right is Right.METRICS else Right.ADMIN
         return Visitor(caller, policy.allowed(caller, visit.right), policy.allows_everywhere(caller, everything))
+
+    def redeem(self, code: str) -> str | None:
+        """Return the cookie for the code of a link; None if that is not good any more."""
+        return self._logins.redeem(code)
+
+    def _logged_in(self, visit: Visit) -> Caller | None:
+        """Return the caller of a cookie. What is shown besides it counts for more, and a bad one for nothing."""
+        if visit.cookie is None or visit.authorization is not None:
+            return None
+        try:
+            return self._logins.caller_of(visit.cookie)
+        except UnauthenticatedError:
+            return None
 
 
 class _Context:

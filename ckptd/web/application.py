@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from ckptd.access.callers import UnauthenticatedError
@@ -19,7 +19,8 @@ from ckptd.web.connection import CONNECTION, HEAD_BYTES, OtherEnd
 from ckptd.web.host_names import HostNames
 from ckptd.web.shell import POLICY, Shell
 
-FOR_ALL = frozenset({"/livez", "/readyz"})
+LOGIN = "/login"
+FOR_ALL = frozenset({"/livez", "/readyz", LOGIN})
 FOR_ALL_BELOW = "/static/"
 """The style and scripts of pages are no secret, and the page that refuses a visitor has them, too."""
 
@@ -35,11 +36,17 @@ _HEADERS = {
 _MISDIRECTED, _UNAUTHENTICATED, _FORBIDDEN, _TOO_MANY, _FAILED, _NOT_NOW = 421, 401, 403, 429, 500, 503
 _TOO_LONG = 431
 
+COOKIE_S = 12 * 3600
+"""How long a browser keeps a login; the daemon says itself how long that is good."""
+
 _log = logging.getLogger("ckptd.web")
 
 
 class ServedDaemon(Porter, Protocol):
     """What is told of a daemon. Its methods belong to the event loop of the listener."""
+
+    async def redeem(self, code: str) -> str | None:
+        """Return the cookie for the code of a link; None if that is not good any more."""
 
     async def is_alive(self) -> bool:
         """Say whether the daemon answers calls."""
@@ -59,7 +66,7 @@ class Application:
         With a `shell` refusals are pages to who wants pages.
         """
         self._daemon, self._names, self._shell = daemon, names, shell
-        health = {"/livez": self._live, "/readyz": self._ready}
+        health = {"/livez": self._live, "/readyz": self._ready, LOGIN: self._login}
         self._inner = Starlette(
             routes=[Route(path, answer) for path, answer in {**health, **routes}.items()],
             exception_handlers={Exception: _failed},
@@ -116,6 +123,21 @@ class Application:
             return _text(status, text, headers)
         return self._shell.told(status, text, **(headers or {}))
 
+    async def _login(self, request: Request) -> Response:
+        """Exchange the code of a link for a cookie."""
+        cookie = None
+        if request.method == "GET":  # what only looks at a link must not use it up
+            cookie = await self._daemon.redeem(request.query_params.get("code", "")[:100])
+        if cookie is None:
+            told = "this link has been used, or its minute is over; `ckptd open` makes a new one"
+            return self._told(request, _UNAUTHENTICATED, told)
+        origin: OtherEnd = request.scope[CONNECTION]
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(
+            cookie_name(request), cookie, COOKIE_S, path="/", secure=origin.is_encrypted, httponly=True, samesite="lax"
+        )
+        return answer
+
     async def _live(self, _request: Request) -> Response:
         if await self._daemon.is_alive():
             return _text(200, "ok")
@@ -124,6 +146,12 @@ class Application:
     async def _ready(self, _request: Request) -> Response:
         why_not = self._daemon.why_not_ready()
         return _text(_NOT_NOW, why_not) if why_not else _text(200, "ok")
+
+
+def cookie_name(request: Request) -> str:
+    """Return the name of a daemon's cookie: browsers send those of all ports of a host."""
+    server = request.scope.get("server") or ("", 0)
+    return f"ckptd-{server[1]}"
 
 
 def visit_of(request: Request) -> Visit:
@@ -137,6 +165,7 @@ def visit_of(request: Request) -> Visit:
         origin.common_names,
         origin.alternative_names,
         _RIGHTS.get(request.url.path, Right.READ),
+        request.cookies.get(cookie_name(request)),
     )
 
 

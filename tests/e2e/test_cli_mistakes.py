@@ -123,6 +123,8 @@ WRONG = [
     ("completion tcsh", 2, "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
     ("evict", 2, "missing argument 'RUN'"),
     ("evict runs/a --address 127.0.0.1:1 --timeout-s 0.2", 6, "127.0.0.1:1"),
+    ("open unix:///tmp/no/such.sock", 6, "there is no such socket"),
+    ("open 127.0.0.1:1 --timeout-s 0.2", 6, "127.0.0.1:1"),
     ("history", 2, "missing argument 'RUN'"),
     ("history runs/a --address 127.0.0.1:1 --timeout-s 0.2", 6, "127.0.0.1:1"),
     ("history {dir}/absent", 3, "no directory"),

@@ -8,6 +8,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class OpenPageRequest(_message.Message):
+    __slots__ = ("peer",)
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ...) -> None: ...
+
+class OpenPageReply(_message.Message):
+    __slots__ = ("http", "path", "expires_s")
+    HTTP_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
+    http: str
+    path: str
+    expires_s: float
+    def __init__(self, http: _Optional[str] = ..., path: _Optional[str] = ..., expires_s: _Optional[float] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ("peer", "after_run", "after_host", "most_ranks")
     PEER_FIELD_NUMBER: _ClassVar[int]

@@ -69,22 +69,22 @@ def test_what_is_no_address_is_told_with_the_forms_there_are(text):
     ("flags", "says"),
     [
         ({"http": "0.0.0.0"}, "http://0.0.0.0:7080 can be reached from other hosts: that needs TLS"),
-        ({"http": "127.0.0.1"}, "--tokens, or --client-ca with https://"),
+        ({"http": "127.0.0.1", "listen": ("127.0.0.1:7070",)}, "--tokens, or --client-ca with https://"),
         ({"http": "https://127.0.0.1"}, "https://127.0.0.1:7080 needs a certificate: pass --tls-cert FILE"),
     ],
 )
 def test_it_listens_nowhere_where_grpc_may_not(flags, says):
-    options = app.server_options(config.Config(root="/r", listen=("unix:///tmp/s.sock",), **flags), {})
+    options = app.server_options(config.Config(**{"root": "/r", "listen": ("unix:///tmp/s.sock",), **flags}), {})
     with pytest.raises(NotPermittedError) as refused:
         check_http_exposure(options)
     assert says in str(refused.value)
 
 
 def test_a_refused_address_ends_the_start_before_anything_is_made(tmp_path):
-    command = [sys.executable, "-m", "ckptd", "serve", "--root", str(tmp_path / "root"), "--http", "127.0.0.1"]
+    command = [sys.executable, "-m", "ckptd", "serve", "--root", str(tmp_path / "root"), "--http", "0.0.0.0"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert refused.returncode == NotPermittedError.exit_code
-    assert "http://127.0.0.1:7080 can be reached by every user of this host" in refused.stderr
+    assert "http://0.0.0.0:7080 can be reached from other hosts" in refused.stderr
     assert not (tmp_path / "root").exists()
 
 

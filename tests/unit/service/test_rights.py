@@ -50,6 +50,7 @@ NEEDS = {
     "Repair": "manage",
     "Evict": "admin",
     "History": "read",
+    "OpenPage": "read",
     "Attend": "agent",
     "Tell": "agent",
     "Place": "agent",
@@ -68,7 +69,7 @@ HAS = {
     "agent": {"agent"},
     "admin": {"metrics", "read", "save", "manage", "agent", "admin"},
 }
-WITHOUT_A_RUN = {"PutManifest", "Status", "Attend", "Tell", "Neighbours", "Offer"}
+WITHOUT_A_RUN = {"PutManifest", "Status", "Attend", "Tell", "Neighbours", "Offer", "OpenPage"}
 
 
 def request_of(name, run):
@@ -99,6 +100,7 @@ def request_of(name, run):
         "Repair": lambda: admin_pb2.RepairRequest(run=run),
         "Evict": lambda: admin_pb2.EvictRequest(run=run),
         "History": lambda: admin_pb2.HistoryRequest(run=run),
+        "OpenPage": admin_pb2.OpenPageRequest,
         "Attend": agent_pb2.AgentMessage,
         "Tell": agent_pb2.AgentMessage,
         "Place": lambda: agent_pb2.PlaceRequest(join=save_pb2.JoinRequest(peer=peer, run=run, world_size=1), host="h"),
