@@ -43,6 +43,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         (f"ckptd cat {_RUN}/model.ckpt-120 dense/kernel --slice 0,10:-", "the first ten rows"),
         (f"ckptd cat {_RUN} step --json | jq '.tensors[0].values'", "one number, for a script"),
     ),
+    "ui": (
+        ("ckptd ui", "the checkpoints in and below the current directory"),
+        (f"ckptd ui {_RUN}/model.ckpt-120", "one checkpoint"),
+        ("ckptd ui s3://bucket/runs --no-browser", "a bucket, and the link only"),
+    ),
     "inspect": (
         (f"ckptd inspect {_RUN}/model.ckpt-120 --all_tensor_names", "names, dtypes and shapes"),
         (f"ckptd inspect --file_name={_RUN}/model.ckpt-120 --tensor_name=w", "as TensorFlow's tool is called"),

@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, Listed]] = {
     "Look into checkpoints": {
         "show": Listed("ckptd.cli.show", "Describe a checkpoint: its tensors and its shards."),
         "cat": Listed("ckptd.cli.cat", "Print the values of tensors."),
+        "ui": Listed("ckptd.cli.ui", "Open a page over a directory or bucket of checkpoints, in a browser."),
         "latest": Listed("ckptd.cli.latest", "Print the prefix of the newest checkpoint."),
         "watch": Listed("ckptd.cli.watch", "Report each new checkpoint, and run a command for it."),
         "verify": Listed("ckptd.cli.verify", "Read everything back and check it."),

@@ -18,6 +18,7 @@ from ckptd.printable import counted, printable
 from ckptd.service.agents import Attending
 from ckptd.service.server import Server
 from ckptd.storage.base import Durability, Objects
+from ckptd.storage.keys import join
 from ckptd.web import wording
 from ckptd.web.source import About, Fact
 from ckptd.wire import versions
@@ -57,6 +58,10 @@ class DaemonSource:
     def objects(self) -> Objects:
         """See `PageSource`."""
         return self._engine.objects
+
+    def key(self, run: str, label: str) -> str:
+        """See `PageSource`."""
+        return join(run, label)
 
     def about(self, *, sees_all: bool) -> About:
         """See `PageSource`."""

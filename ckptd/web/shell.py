@@ -26,6 +26,7 @@ from ckptd.access.visits import Visitor
 from ckptd.errors import (
     CkptdError,
     ConflictError,
+    CorruptionError,
     InvalidRequestError,
     NotFoundError,
     NotPermittedError,
@@ -46,7 +47,13 @@ POLICY = (
 MOST_WAITING = 64
 """Pages that may wait for a thread."""
 
-_STATUS = ((NotFoundError, 404), (NotPermittedError, 403), (InvalidRequestError, 400), (ConflictError, 409))
+_STATUS = (
+    (NotFoundError, 404),
+    (NotPermittedError, 403),
+    (InvalidRequestError, 400),
+    (ConflictError, 409),
+    (CorruptionError, 422),
+)
 _NOT_NOW = 503
 
 T = TypeVar("T")
@@ -66,8 +73,8 @@ class Shell:
         """Return a template's text. Any thread may call."""
         return self._templates.get_template(template).render(**values)
 
-    async def in_pool(self, work: Callable[[], T]) -> T:
-        """Do what may block.
+    async def in_pool(self, work: Callable[[], T], threads: ThreadPoolExecutor | None = None) -> T:
+        """Do what may block; what may take seconds has `threads` of its own.
 
         Raises:
             UnavailableError: too many pages wait already.
@@ -76,12 +83,17 @@ class Shell:
             raise UnavailableError(f"{MOST_WAITING} pages wait already; try again")
         self._num_waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.get_running_loop().run_in_executor(threads or self._threads, work)
         finally:
             self._num_waiting -= 1
 
     async def page(
-        self, request: Request, template: str, fill: Callable[[Visitor], Mapping[str, object]], **headers: str
+        self,
+        request: Request,
+        template: str,
+        fill: Callable[[Visitor], Mapping[str, object]],
+        threads: ThreadPoolExecutor | None = None,
+        **headers: str,
     ) -> Response:
         """Answer with a page; `fill` returns its values, or raises why there is none.
 
@@ -94,9 +106,23 @@ class Shell:
             return self.render(template, **{"run": None, **shared, **fill(visitor)})
 
         try:
-            return HTMLResponse(await self.in_pool(filled), headers=headers)
+            return HTMLResponse(await self.in_pool(filled, threads), headers=headers)
         except CkptdError as error:
             return self.refusal(error)
+
+    async def document(
+        self, request: Request, fill: Callable[[Visitor], object], threads: ThreadPoolExecutor | None = None
+    ) -> Response:
+        """Answer with a JSON document; `fill` returns it, of dataclasses and plain values, or raises why there is none.
+
+        What JSON lacks (NaN, infinities) is null, what is no text has escapes. An error is ``{"error": ...}``.
+        """
+        visitor: Visitor = request.state.visitor
+        try:
+            text = await self.in_pool(lambda: wording.document(fill(visitor)), threads)
+        except CkptdError as error:
+            return Response(wording.document({"error": str(error)}), status_of(error), media_type="application/json")
+        return Response(text, media_type="application/json")
 
     def shared(self, visitor: Visitor) -> dict[str, object]:
         """Return the values that every page has. Blocks."""
@@ -105,8 +131,7 @@ class Shell:
 
     def refusal(self, error: CkptdError) -> Response:
         """Answer with what went wrong."""
-        status = next((each for kind, each in _STATUS if isinstance(error, kind)), _NOT_NOW)
-        return self.told(status, str(error))
+        return self.told(status_of(error), str(error))
 
     def told(self, status: int, text: str, **headers: str) -> Response:
         """Answer with a page that says one thing."""
@@ -126,6 +151,11 @@ class Shell:
     def close(self) -> None:
         """Fill no more pages."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def status_of(error: CkptdError) -> int:
+    """Return the status of HTTP for an error."""
+    return next((each for kind, each in _STATUS if isinstance(error, kind)), _NOT_NOW)
 
 
 def templates(assets: Assets, *, is_live: bool) -> Environment:

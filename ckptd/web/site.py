@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptd.engine.hosts.views import HostsView
+from ckptd.web.checkpoint_api import CheckpointApi
+from ckptd.web.checkpoint_page import CheckpointPages
 from ckptd.web.feed import Feed, LookAgain
 from ckptd.web.recent import RecentPast
 from ckptd.web.run_page import RunPages
@@ -38,10 +40,12 @@ class Site:
         """
         self.shell = Shell(source)
         self.runs = RunPages(self.shell, recent, hosts)
+        self.checkpoints = CheckpointPages(self.shell)
         self.feed: Feed | None = None
         self.routes: dict[str, Any] = {
             "/": self.runs.any_run,
             "/static/{name}": self.shell.assets.answer,
+            **self._of_checkpoints(),
             "/runs/{run:path}": self.runs.one_run,
         }
 
@@ -50,8 +54,23 @@ class Site:
             self.runs.begins_at = self.feed.begins_at
             self.routes["/events"] = self.feed.answer
 
+    def _of_checkpoints(self) -> dict[str, Any]:
+        pages, api = self.checkpoints, CheckpointApi(self.checkpoints)
+        below, api_below = "/runs/{run:path}/checkpoints", "/api/v1/runs/{run:path}/checkpoints"
+        return {
+            f"{below}/{{label}}/tensor/values": pages.values,
+            f"{below}/{{label}}/tensor": pages.tensor,
+            f"{below}/{{label}}": pages.checkpoint,
+            f"{api_below}/{{label}}/tensor/values": api.values,
+            f"{api_below}/{{label}}/tensor": api.tensor,
+            f"{api_below}/{{label}}": api.checkpoint,
+            api_below: api.checkpoints,
+            "/api/v1/runs": api.runs,
+        }
+
     def close(self) -> None:
         """Fill no more pages, and end the streams of events."""
         if self.feed is not None:
             self.feed.close()
+        self.checkpoints.close()
         self.shell.close()

@@ -53,6 +53,9 @@ class PageSource(Protocol):
     def objects(self) -> Objects:
         """Where the objects of its checkpoints are read."""
 
+    def key(self, run: str, label: str) -> str:
+        """Return what the keys of a checkpoint's files begin with in `objects`; `label` is its name in the run."""
+
     def about(self, *, sees_all: bool) -> About:
         """Describe it, from memory; to one that `sees_all` with what concerns the daemon as a whole."""
 

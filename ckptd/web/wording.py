@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import datetime
-from urllib.parse import quote
+from enum import Enum
+from urllib.parse import quote, urlencode
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import readable_size
-from ckptd.printable import counted, printable
+from ckptd.printable import counted, printable, printable_json
 
 _MOST_CHARACTERS = 300
 
@@ -81,7 +84,58 @@ def run_url(run: str) -> str:
 
 def checkpoint_url(run: str, checkpoint: Checkpoint) -> str:
     """Return the address of a checkpoint's page: ``/runs/mnist/checkpoints/model.ckpt-1200``."""
-    return f"{run_url(run)}/checkpoints/{_quoted(last_part(checkpoint.prefix))}"
+    return named_url(run, last_part(checkpoint.prefix))
+
+
+def named_url(run: str, label: str) -> str:
+    """Return the same from the checkpoint's name."""
+    return f"{run_url(run)}/checkpoints/{_quoted(label)}"
+
+
+def query(said: Mapping[str, str]) -> str:
+    """Return what follows the path in an address; without the empty ones."""
+    return "?" + urlencode({name: value for name, value in said.items() if value}, errors="surrogateescape")
+
+
+def figure(value: float | int | None) -> str:
+    """Format a number with six figures; integers are exact."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def shape(dimensions: Sequence[int]) -> str:
+    """Format a shape: ``1000 × 64``, or ``scalar``."""
+    return " × ".join(map(str, dimensions)) if dimensions else "scalar"
+
+
+def bytestring(value: bytes) -> str:
+    """Return bytes as text, with escapes for what is no text."""
+    return printable(value.decode("utf-8", "backslashreplace"), limit=_MOST_CHARACTERS)
+
+
+def document(value: object) -> str:
+    """Return a value as JSON: of dataclasses, enums, bytes and what is made of them; what it cannot hold is null."""
+    return printable_json(json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    assert isinstance(value, Iterable)
+    return [_plain(each) for each in value]
 
 
 def as_json(value: object) -> str:
@@ -96,6 +150,9 @@ FILTERS = {
     "rate": rate,
     "moment": moment,
     "iso": iso,
+    "figure": figure,
+    "shape": shape,
+    "bytestring": bytestring,
     "last_part": last_part,
 }
 GLOBALS = {
@@ -104,6 +161,7 @@ GLOBALS = {
     "command": command,
     "run_url": run_url,
     "checkpoint_url": checkpoint_url,
+    "named_url": named_url,
     "as_json": as_json,
 }
 

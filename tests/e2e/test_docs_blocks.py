@@ -18,6 +18,7 @@ NOT_RUN = {
     ("docs/reliability.md", "pytest tests/simulation"),
     ("docs/torch.md", 'torch.save(state, "checkpoint.pt")'),
     ("docs/torch.md", 'with ckptd.Checkpointer(address, "runs/torch", rank=rank, world_size=world_size) as ckpt:'),
+    ("docs/checkpoint-page.md", "$ ckptd ui /checkpoints"),
     ("docs/shared-memory.md", "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"),
     ("docs/performance.md", "python -m venv /tmp/peers"),
     ("docs/performance.md", "python benchmarks/hosts.py coordinator --check"),
