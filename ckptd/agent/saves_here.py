@@ -12,8 +12,9 @@ from ckptd.agent.machine import AgentMachine
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import Declaration, SaveRef
+from ckptd.engine.lanes.shard import furthest_behind
 from ckptd.engine.replicas import Difference
-from ckptd.engine.saves.views import SaveView
+from ckptd.engine.saves.views import SaveProgress, SaveView
 from ckptd.engine.wording import describe_ranks
 
 
@@ -65,6 +66,17 @@ class SavesHere:
         with self.lock:
             ours = (call for call in self.calls() if call.go is not None and call.go.save == save_id)
             return [what for call in ours for what in self._waits(call)]
+
+    def progress(self, save_id: str) -> SaveProgress | None:
+        """See `LiveSaves`: of the ranks of this host."""
+        with self.lock:
+            call = next((each for each in self.calls() if each.go is not None and each.go.save == save_id), None)
+            if call is None:
+                return None
+            debts = call.debts()
+            total = sum(debt.total_bytes for debt in debts.values())
+            owed = sum(debt.owed_bytes for debt in debts.values())
+            return SaveProgress(total - owed, total, furthest_behind(debts))
 
     def _waits(self, call: HostCall) -> list[str]:
         owed = call.debts()

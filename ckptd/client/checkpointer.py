@@ -15,6 +15,7 @@ from ckptd.client import dropping, options, process_rank
 from ckptd.client.capture.buffers import RoomPool
 from ckptd.client.capture.preparing import Preparation
 from ckptd.client.paths import environment
+from ckptd.client.progress import bars
 from ckptd.client.replicas import check_policy
 from ckptd.client.restoring.restoring import Array
 from ckptd.client.saving.launching import Launcher
@@ -73,6 +74,7 @@ class Checkpointer(StoredRun):
         cert: str | bytes | None = None,
         key: str | bytes | None = None,
         on_event: Receiver | Iterable[Receiver] | None = None,
+        progress: bool = False,
     ) -> None:
         """Describe the run; nothing is connected yet.
 
@@ -109,6 +111,9 @@ class Checkpointer(StoredRun):
                 checkpoint is restored, or an older one than the latest. One function, or several. Each is called in a
                 thread of its own, one event at a time; it may take long, and what it raises goes to the log. `close`
                 and the end of the program wait up to 10 s for it.
+            progress: draw a bar on stderr for each save and restore that takes long, with tqdm
+                (``pip install 'ckptd[progress]'``): one for all ranks, by rank 0, which names the rank that is furthest
+                behind. Where stderr is no terminal, and this no notebook, it is a line every 30 s.
 
         Raises:
             InvalidRequestError: for anything above that can't be right.
@@ -117,6 +122,7 @@ class Checkpointer(StoredRun):
             raise InvalidRequestError("pass a run, the directory below the root: run='runs/mnist'")
         place = process_rank.place(rank, world_size, os.environ)
         heard_by = receivers(on_event, os.environ, place.rank)
+        drawn_by = bars(progress, place.rank)
         options.check_timeout(timeout_s)
         self._only_first_meta_graph = options.is_for_first_only(write_meta_graph)
         self._wants_meta_graph = True
@@ -140,10 +146,10 @@ class Checkpointer(StoredRun):
         )
         under_way = UnderWay(timeout_s, f"{run} at {address}", transport.place)
         teller = Teller(heard_by, run, place)
-        super().__init__(transport, run, place, run_options, under_way, timeout_s, teller)
+        super().__init__(transport, run, place, run_options, under_way, timeout_s, teller, drawn_by)
         self._lock = threading.Lock()
         self._preparation = Preparation(transport.rooms)
-        self._launcher = Launcher(transport.saves, self._preparation, under_way, teller)
+        self._launcher = Launcher(transport.saves, self._preparation, under_way, teller, drawn_by)
         self._keep = dropping.follow(self, transport.connection, under_way.wait_for_all)
 
     def save(

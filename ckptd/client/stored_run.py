@@ -10,6 +10,7 @@ from ckptd.client import options
 from ckptd.client.paths.files import files_of
 from ckptd.client.paths.latest import as_text
 from ckptd.client.process_rank import ProcessRank
+from ckptd.client.progress import Bars
 from ckptd.client.restoring.falling_back import RestoredSoFar
 from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.client.restoring.restoring import Array, locate_any, open_reader, read_meta_graph, restore
@@ -41,6 +42,7 @@ class StoredRun:
         under_way: UnderWay,
         timeout_s: float,
         teller: Teller,
+        bars: Bars | None = None,
     ) -> None:
         self.run = run
         self.rank = place.rank
@@ -50,7 +52,7 @@ class StoredRun:
         self._options = run_options
         self._under_way = under_way
         self._restored = RestoredSoFar()
-        self._teller = teller
+        self._teller, self._bars = teller, bars
         self._is_closed = False
         self._used_by: int | None = None  # the process that used it last
 
@@ -114,6 +116,7 @@ class StoredRun:
             falls_back=bool(fallback),
             together_s=self.timeout_s if fallback == "together" else None,
             by_many=by_many,
+            progress=None if self._bars is None else self._bars.of_restore(_label(step)),
         )
         checkpoint = self._restored.checkpoint
         if self._teller.is_on and checkpoint is not None:
@@ -277,3 +280,7 @@ class StoredRun:
         self._used_by = os.getpid()
         if self._is_closed:
             raise InvalidRequestError("the Checkpointer was closed")
+
+
+def _label(step: int | None) -> str:
+    return "restore" if step is None else f"restore step {step}"

@@ -26,7 +26,7 @@ from ckptd.engine.saves.listeners import OnPublished
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.starts import Agreement, Restoring
 from ckptd.engine.saves.surroundings import Admit
-from ckptd.engine.saves.views import Eviction, RunView
+from ckptd.engine.saves.views import Eviction, RunView, SaveProgress
 from ckptd.engine.settings import Settings
 from ckptd.format import names
 from ckptd.storage.base import Objects, Store
@@ -76,6 +76,9 @@ class LiveSaves(Protocol):
 
     def waiting_for(self, save_id: str) -> list[str]:
         """Say what the save of an id waits for; nothing if it is not under way."""
+
+    def progress(self, save_id: str) -> SaveProgress | None:
+        """Say how far the save of an id is, as far as that is known here; None if it is not under way."""
 
     def unattended(self) -> list[Future[Checkpoint]]:
         """Return the outcomes of saves that go on by themselves, after a rank of theirs has gone."""

@@ -73,6 +73,7 @@ class CheckpointManager:
         cert: str | bytes | None = None,
         key: str | bytes | None = None,
         on_event: Receiver | Iterable[Receiver] | None = None,
+        progress: bool = False,
         copy_in_background: bool = True,
         **changes: Any,
     ) -> None:
@@ -98,6 +99,7 @@ class CheckpointManager:
                 with it; default: the environment's CKPTD_CERT.
             key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
             on_event: called with each event of its saves and restores, as for `Checkpointer`.
+            progress: draw a bar for each save that takes long, as for `Checkpointer`.
             copy_in_background: `save` returns before JAX's arrays are copied, and holds them until they are. Memory
                 that is donated meanwhile is not used again, so for that long there is one more state. False: it
                 returns when they are copied.
@@ -126,6 +128,7 @@ class CheckpointManager:
             cert=cert,
             key=key,
             on_event=on_event,
+            progress=progress,
         )
         self._has_items = bool(item_names)
         self._copies_in_background = copy_in_background

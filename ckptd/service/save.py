@@ -308,7 +308,8 @@ class SaveService:
         save = convert.save_from_wire(request.save)
         wait_s = convert.seconds_from_wire("wait_s", request.wait_s or 0.001, most=MAX_WAIT_S)
         give_up_at = time.monotonic() + wait_s
-        self.last_words.asked(save)
+        if not request.only_looks:
+            self.last_words.asked(save)
         try:
             outcome = await self._openings.control(save.run, self._coordinator.outcome, save)
         except NotFoundError:
@@ -323,7 +324,14 @@ class SaveService:
             if phase not in (Phase.PUBLISHED, Phase.ABORTED):
                 saves = self._coordinator.saves_of(save.run)
                 what = [] if saves is None else await self._pools.look(saves.waiting_for, save.save_id)
-                return save_pb2.AwaitReply(phase=convert.phase_to_wire(phase), waiting_for=what[:_MOST_AWAITED])
+                reply = save_pb2.AwaitReply(phase=convert.phase_to_wire(phase), waiting_for=what[:_MOST_AWAITED])
+                if request.only_looks and saves is not None:
+                    far = await self._pools.look(saves.progress, save.save_id)
+                    if far is not None:
+                        reply.received_bytes, reply.size_bytes = far.received_bytes, far.size_bytes
+                        if far.furthest_behind is not None:
+                            reply.furthest_behind = far.furthest_behind
+                return reply
         try:
             checkpoint = convert.checkpoint_to_wire(await settled(outcome), save.run)
         except CkptdError as error:

@@ -79,6 +79,7 @@ class CheckpointManager:
         cert: str | bytes | None = None,
         key: str | bytes | None = None,
         on_event: Receiver | Iterable[Receiver] | None = None,
+        progress: bool = False,
     ) -> None:
         """Describe what is saved and where; nothing is opened yet. The arguments are TensorFlow's, and a few more.
 
@@ -104,6 +105,7 @@ class CheckpointManager:
                 with it; default: the environment's CKPTD_CERT.
             key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
             on_event: called with each event of its saves and restores, as for `Checkpointer`.
+            progress: draw a bar for each save that takes long, as for `Checkpointer`.
 
         Raises:
             InvalidRequestError: in TensorFlow's words, where it has this case.
@@ -139,6 +141,7 @@ class CheckpointManager:
             cert=cert,
             key=key,
             on_event=on_event,
+            progress=progress,
         )
         # TensorFlow's manager has no end: it is dropped, and so is this one with it; then another takes the directory.
 

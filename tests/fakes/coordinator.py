@@ -95,6 +95,9 @@ class FakeSaves:
     def waiting_for(self, save_id):
         return ["the store"]
 
+    def progress(self, save_id):
+        return None
+
     def unattended(self):
         return []
 

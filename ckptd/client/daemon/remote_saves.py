@@ -25,6 +25,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
+from ckptd.engine.saves.views import SaveProgress
 from ckptd.errors import CkptdError, ConflictError, EvictedError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.wire import convert, lanes, manifests, status
 from ckptd.wire.chunks import CHUNK_BYTES
@@ -233,6 +234,12 @@ class RemoteSaves:
                 raise status.unpack(reply.error)
             if phase == save_pb2.SAVE_PHASE_UNKNOWN:
                 return self._find_saved(save)
+
+    def look(self, save: SaveRef) -> SaveProgress | None:
+        """See `SaveTransport.look`; an older daemon does not tell."""
+        reply = self._await(save_pb2.AwaitRequest(save=convert.save_to_wire(save), hears_ends=True, only_looks=True))
+        behind = reply.furthest_behind if reply.HasField("furthest_behind") else None
+        return SaveProgress(reply.received_bytes, reply.size_bytes, behind) if reply.size_bytes else None
 
     def _note_stall(self, save_id: str, stall: Stall) -> None:
         """Keep it for the call that waits for the end of the save; one that ends otherwise tells nothing."""

@@ -18,6 +18,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
+from ckptd.engine.saves.views import SaveProgress
 from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
 
 T = TypeVar("T")
@@ -73,6 +74,12 @@ class DirectSaves:
         return self._connection.own(
             _await(self._connection.open().outcome(save), deadline, f"the outcome of {save} is not known")
         )
+
+    def look(self, save: SaveRef) -> SaveProgress | None:
+        """See `SaveTransport.look`."""
+        coordinator = self._connection.coordinator
+        saves = None if coordinator is None else coordinator.saves_of(save.run)
+        return None if saves is None else saves.progress(save.save_id)
 
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
         """See `SaveTransport.await_retention`."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd.client.progress import RestoreBar
 from ckptd.client.restoring.falling_back import RestoredSoFar, restore_newest
 from ckptd.client.restoring.locating import locate
 from ckptd.client.restoring.reader import CheckpointReader, check_names, did_you_mean
@@ -40,11 +41,13 @@ def restore(
     falls_back: bool = True,
     together_s: float | None = None,
     by_many: bool = False,
+    progress: RestoreBar | None = None,
 ) -> dict[str, Array]:
     """Read tensors of the checkpoint of a name's `step`, or of its latest; see `Checkpointer.restore`.
 
     A checkpoint may be deleted or replaced while it is read; then what took its place is read. `restored` is told which
-    it was. `by_many` says that other processes of this host probably read the same bytes.
+    it was. `by_many` says that other processes of this host probably read the same bytes. `progress`
+    draws how far it is.
     """
 
     reads = 0
@@ -52,7 +55,7 @@ def restore(
     def read(located: Located, is_afresh: bool = False) -> dict[str, Array]:
         nonlocal reads
         reads += 1
-        return _read(catalog, located.key, names, slices, into, by_many, is_afresh)
+        return _read(catalog, located.key, names, slices, into, by_many, is_afresh, progress)
 
     try:
         if step is not None:
@@ -151,18 +154,22 @@ def _read(
     into: Mapping[str, Array] | None,
     by_many: bool,
     is_afresh: bool,
+    progress: RestoreBar | None,
 ) -> dict[str, Array]:
     objects = _objects(catalog, key, by_many)
     if is_afresh:
         objects = beneath(objects)  # the copy in memory may be the damaged one
     # Not every box is summed: only the index tells whether they are still of the checkpoint that was opened.
     bundle = Bundle.open_guarded(objects, key) if slices else Bundle.open(objects, key)
+    bundle.progress = progress
     try:
         arrays = _read_bundle(bundle, names, slices, into)
         if slices:
             bundle.check_unchanged()
     finally:
         bundle.close()
+        if progress is not None:
+            progress.close()
     return arrays
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ckptd import threads
 from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.snapshot import Snapshot
 from ckptd.client.deadline import Backoff, Deadline
+from ckptd.client.progress import Bars
 from ckptd.client.saving import waits
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
@@ -34,21 +35,30 @@ def carry_out(
     turn: Turn,
     handover: Handover | None = None,
     tell: waits.Tell | None = None,
+    bars: Bars | None = None,
 ) -> Checkpoint:
     """Carry out one save; return the published checkpoint. The snapshot may still be under way.
 
-    `tell` is called with what a save that takes long waits for.
+    `tell` is called with what a save that takes long waits for; `bars` draw how far it is.
 
     A daemon that was restarted in the middle knows nothing of the save. The snapshot is still here, so the save starts
     again, as a repeated call.
     """
     what = "the save without a step" if request.step is None else f"the save of step {request.step}"
     with waits.told(what, tell):
-        return _carry_out(transport, request, snapshot, turn, handover)
+        if bars is None:
+            return _carry_out(transport, request, snapshot, turn, handover)
+        with bars.of_save("save" if request.step is None else f"save step {request.step}", transport.look) as planned:
+            return _carry_out(transport, request, snapshot, turn, handover, planned)
 
 
 def _carry_out(
-    transport: SaveTransport, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
+    transport: SaveTransport,
+    request: SaveRequest,
+    snapshot: Snapshot,
+    turn: Turn,
+    handover: Handover | None,
+    planned: Callable[[SaveRef], None] = lambda _save: None,
 ) -> Checkpoint:
     deadline = Deadline(request.timeout_s + _GRACE_S)
     backoff = Backoff()
@@ -57,6 +67,7 @@ def _carry_out(
         if isinstance(answer, Checkpoint):
             return answer
         turn.planned(answer.save.epoch)
+        planned(answer.save)
         snapshot.lanes = answer.lanes
         try:
             return _finish(transport, answer, snapshot, deadline)

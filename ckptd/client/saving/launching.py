@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ckptd import threads
 from ckptd.client.capture.preparing import Preparation, Prepared
 from ckptd.client.capture.snapshot import why
+from ckptd.client.progress import Bars
 from ckptd.client.replicas import with_digests
 from ckptd.client.saving import end_of_process, waits
 from ckptd.client.saving.completion import Completion
@@ -43,9 +44,15 @@ class Launcher:
     """Launches the saves of one `Checkpointer`. Any thread may use it."""
 
     def __init__(
-        self, transport: SaveTransport, preparation: Preparation, under_way: UnderWay, listener: SaveListener
+        self,
+        transport: SaveTransport,
+        preparation: Preparation,
+        under_way: UnderWay,
+        listener: SaveListener,
+        bars: Bars | None = None,
     ) -> None:
-        """Launch none yet. `listener` hears of each, and of those that could not begin."""
+        """Launch none yet. `listener` hears of each, and of those that could not begin; `bars` draw how far each is."""
+        self._bars = bars
         self._listener = listener
         self._transport = transport
         self._preparation = preparation
@@ -83,7 +90,7 @@ class Launcher:
             with self._lock:
                 turn = Turn(self._last_turn)
                 slow = self._listener.slow(request.step)
-                save = Undertaking(self._transport, self._preparation, request, prepared, turn, slow)
+                save = Undertaking(self._transport, self._preparation, request, prepared, turn, slow, self._bars)
                 self._last_turn = turn
                 self._under_way.add(save.completion)
             self._listener.begun(save.completion, request)

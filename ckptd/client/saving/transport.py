@@ -27,6 +27,7 @@ from ckptd.engine.manifest import Manifest
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.replicas import Compared, Remark
 from ckptd.engine.saves.starts import Agreement
+from ckptd.engine.saves.views import SaveProgress
 from ckptd.engine.series import NamedStep
 from ckptd.storage.base import Objects
 
@@ -115,6 +116,9 @@ class SaveTransport(Protocol):
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """Wait until the save is published; raise what ended it, `NotFoundError` when there is no trace of it."""
+
+    def look(self, save: SaveRef) -> SaveProgress | None:
+        """Return how far a save is that was planned; None where that is not known, or it has ended."""
 
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
         """Wait until what retention deletes because of a published save is gone, as far as it can be deleted now.

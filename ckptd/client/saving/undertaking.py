@@ -18,6 +18,7 @@ from ckptd.client.capture.capturing import takes_long
 from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.preparing import Preparation, Prepared
 from ckptd.client.capture.snapshot import Snapshot, why
+from ckptd.client.progress import Bars
 from ckptd.client.saving import waits
 from ckptd.client.saving.carrying_out import carry_out
 from ckptd.client.saving.completion import Completion
@@ -49,9 +50,10 @@ class Undertaking:
         prepared: Prepared,
         turn: Turn,
         tell: waits.Tell | None = None,
+        bars: Bars | None = None,
     ) -> None:
-        """Begin nothing yet. `tell` is called with what it waits for, if it takes long."""
-        self._tell = tell
+        """Begin nothing yet. `tell` is called with what it waits for, if it takes long; `bars` draw how far it is."""
+        self._tell, self._bars = tell, bars
         self.completion = Completion(request.step, request.name, transport)
         self.pending = PendingSave(self.completion)
         self._transport = transport
@@ -149,7 +151,7 @@ class Undertaking:
         error: CkptdError | None = None
         try:
             checkpoint = carry_out(
-                self._transport, self._request, self._snapshot, self._turn, self._handover, self._tell
+                self._transport, self._request, self._snapshot, self._turn, self._handover, self._tell, self._bars
             )
         except CkptdError as failure:
             error = failure

@@ -13,6 +13,12 @@ from ckptd.engine.wording import describe_bytes, describe_seconds
 from ckptd.errors import CkptdError
 
 
+def furthest_behind(debts: Mapping[int, Debt]) -> int | None:
+    """Return the rank that owes the largest part of its bytes; None where none owes any."""
+    owing = [rank for rank, debt in debts.items() if debt.owed_bytes]
+    return max(owing, key=lambda rank: debts[rank].owed_bytes / debts[rank].total_bytes, default=None)
+
+
 class Debt(NamedTuple):
     """What one rank still has to send, of how many bytes, and for how many seconds nothing came from it."""
 

@@ -13,7 +13,7 @@ is allocated for it, so an index of 100 bytes cannot claim 8 TiB.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ckptd.engine.log import logger
 from ckptd.engine.reading import indexes
 from ckptd.engine.reading.blocks import BLOCK_BYTES, SHORT_BYTES, blocks, widen
-from ckptd.engine.reading.piece_reads import Fetch, PieceRead
+from ckptd.engine.reading.piece_reads import Counted, Fetch, PieceRead
 from ckptd.engine.reading.seen import SeenIndex
 from ckptd.engine.reading.small_reads import MOST_BYTES as SMALL_BYTES
 from ckptd.engine.reading.small_reads import SmallReads
@@ -76,6 +76,8 @@ class Bundle:
     Attributes:
         key: the checkpoint's prefix below the objects' root.
         index: what its index says.
+        progress: called with the bytes done and the total while much is read at once, from several threads; each read
+            begins with 0. None: nothing is.
     """
 
     def __init__(self, objects: Objects, key: str, index: Index, seen: SeenIndex | None = None) -> None:
@@ -85,6 +87,7 @@ class Bundle:
         self._seen = seen
         self._holds: list[Hold] = []
         self._shard_sizes: dict[int, int] = {}
+        self.progress: Callable[[int, int], None] | None = None
 
     @classmethod
     def open(cls, objects: Objects, key: str) -> Bundle:
@@ -187,7 +190,10 @@ class Bundle:
         if small is not None:
             small.carry_out()
         if found:
-            fetch = Fetch(self._objects, self.shard_key, self.index.big_endian)
+            counted = None
+            if self.progress is not None:
+                counted = Counted(sum(one.out.nbytes for one in found.values()), self.progress)
+            fetch = Fetch(self._objects, self.shard_key, self.index.big_endian, counted)
             fetch.carry_out(read for one in found.values() for read in self._plan(one, thorough, exactly))
         return [arrays[at] if at in arrays else found[at].out for at in range(len(requests))]
 

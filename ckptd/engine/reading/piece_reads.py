@@ -7,6 +7,7 @@ megabyte. The checksum of a piece that is read whole is put together from those 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -62,10 +63,30 @@ class _Arriving:
     source: Array | None = None
 
 
+class Counted:
+    """Counts the bytes of one read. Any thread may use it."""
+
+    def __init__(self, total_bytes: int, progress: Callable[[int, int], None]) -> None:
+        """Tell `progress` that nothing is done yet, of so many bytes."""
+        self._total_bytes, self._progress = total_bytes, progress
+        self._lock = threading.Lock()
+        self._done_bytes = 0
+        progress(0, total_bytes)
+
+    def add(self, size_bytes: int) -> None:
+        """Tell that so many more are done. Of what is read whole to check it there may be more than was wanted."""
+        with self._lock:
+            self._done_bytes = min(self._done_bytes + size_bytes, self._total_bytes)
+            self._progress(self._done_bytes, self._total_bytes)
+
+
 class Fetch:
     """Reads pieces of one checkpoint."""
 
-    def __init__(self, objects: Objects, shard_key: Callable[[int], str], big_endian: bool) -> None:
+    def __init__(
+        self, objects: Objects, shard_key: Callable[[int], str], big_endian: bool, counted: Counted | None = None
+    ) -> None:
+        self._counted = counted
         self._objects = objects
         self._summing = objects if isinstance(objects, SummingObjects) else None
         self._checking = objects if isinstance(objects, CheckingObjects) else None
@@ -107,6 +128,8 @@ class Fetch:
                 sums = self._fill(group, [arriving.memory for arriving in held])
                 for at, arriving, crc in zip(group, held, sums, strict=True):
                     self._take(at, arriving, crc)
+                if self._counted is not None:
+                    self._counted.add(sum(stretch.size for stretch in group))
             except CkptdError as error:
                 raise error.in_tensor(at.read.tensor.name) from error.__cause__
 

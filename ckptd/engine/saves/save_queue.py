@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, SaveRef
 from ckptd.engine.lanes.capture import Capture
+from ckptd.engine.lanes.shard import furthest_behind
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.refusals import NotNowError
@@ -26,7 +27,7 @@ from ckptd.engine.saves.remembered import remembered
 from ckptd.engine.saves.save import Save
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.surroundings import Surroundings
-from ckptd.engine.saves.views import RankView, SaveView
+from ckptd.engine.saves.views import RankView, SaveProgress, SaveView
 from ckptd.engine.saves.withdrawals import Withdrawals
 from ckptd.errors import CkptdError, NotFoundError, SessionAbortedError
 from ckptd.format.names import prefix_for
@@ -222,6 +223,15 @@ class SaveQueue:
                 if not save.session.is_over and save.save_id == save_id:
                     return save.waiting_for()
         return []
+
+    def progress(self, save_id: str) -> SaveProgress | None:
+        """Say how far the save of an id is; None if it is not under way."""
+        with self._lock:
+            save = next((each for each in self._live if each.save_id == save_id and not each.session.is_over), None)
+            if save is None:
+                return None
+            received, total = save.plan.progress()
+            return SaveProgress(received, total, furthest_behind(save.plan.debts()))
 
     def unattended(self) -> list[Future[Checkpoint]]:
         """Return the outcomes of saves that go on by themselves, after a rank of theirs has gone.

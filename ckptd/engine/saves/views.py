@@ -13,6 +13,15 @@ from ckptd.engine.saves.session import Phase
 
 
 @dataclass(frozen=True, slots=True)
+class SaveProgress:
+    """How far a save under way is, and which rank owes the largest part of its bytes; None where none owes any."""
+
+    received_bytes: int
+    size_bytes: int
+    furthest_behind: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RankView:
     """One rank's part in a save under way.
 

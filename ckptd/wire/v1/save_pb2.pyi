@@ -311,18 +311,20 @@ class WriteReply(_message.Message):
     def __init__(self, received: _Optional[int] = ..., ended: bool = ..., moved_to: _Optional[str] = ...) -> None: ...
 
 class AwaitRequest(_message.Message):
-    __slots__ = ("save", "wait_s", "hears_ends", "until_retired", "stalls")
+    __slots__ = ("save", "wait_s", "hears_ends", "until_retired", "stalls", "only_looks")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     WAIT_S_FIELD_NUMBER: _ClassVar[int]
     HEARS_ENDS_FIELD_NUMBER: _ClassVar[int]
     UNTIL_RETIRED_FIELD_NUMBER: _ClassVar[int]
     STALLS_FIELD_NUMBER: _ClassVar[int]
+    ONLY_LOOKS_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     wait_s: float
     hears_ends: bool
     until_retired: bool
     stalls: _containers.RepeatedCompositeFieldContainer[Stall]
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ..., until_retired: bool = ..., stalls: _Optional[_Iterable[_Union[Stall, _Mapping]]] = ...) -> None: ...
+    only_looks: bool
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ..., until_retired: bool = ..., stalls: _Optional[_Iterable[_Union[Stall, _Mapping]]] = ..., only_looks: bool = ...) -> None: ...
 
 class Stall(_message.Message):
     __slots__ = ("waiting_s", "preparing_s", "copying_s", "declaring_s", "save_id")
@@ -339,18 +341,24 @@ class Stall(_message.Message):
     def __init__(self, waiting_s: _Optional[float] = ..., preparing_s: _Optional[float] = ..., copying_s: _Optional[float] = ..., declaring_s: _Optional[float] = ..., save_id: _Optional[str] = ...) -> None: ...
 
 class AwaitReply(_message.Message):
-    __slots__ = ("phase", "checkpoint", "error", "waiting_for", "retiring")
+    __slots__ = ("phase", "checkpoint", "error", "waiting_for", "retiring", "received_bytes", "size_bytes", "furthest_behind")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
     RETIRING_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FURTHEST_BEHIND_FIELD_NUMBER: _ClassVar[int]
     phase: SavePhase
     checkpoint: _common_pb2.Checkpoint
     error: bytes
     waiting_for: _containers.RepeatedScalarFieldContainer[str]
     retiring: bool
-    def __init__(self, phase: _Optional[_Union[SavePhase, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., error: _Optional[bytes] = ..., waiting_for: _Optional[_Iterable[str]] = ..., retiring: bool = ...) -> None: ...
+    received_bytes: int
+    size_bytes: int
+    furthest_behind: int
+    def __init__(self, phase: _Optional[_Union[SavePhase, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., error: _Optional[bytes] = ..., waiting_for: _Optional[_Iterable[str]] = ..., retiring: bool = ..., received_bytes: _Optional[int] = ..., size_bytes: _Optional[int] = ..., furthest_behind: _Optional[int] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("save", "reason", "request_id", "checkpoint_name")
