@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 import ckptd
+from ckptd.access.visits import Visitor
+from ckptd.engine.identity import SaveRef
+from ckptd.engine.saves.session import Phase
+from ckptd.engine.saves.views import RankView, SaveView
 from ckptd.storage.locations import open_store
 from ckptd.web.application import Application
 from ckptd.web.connection import CONNECTION
 from ckptd.web.directory_source import DirectorySource
 from ckptd.web.host_names import HostNames
 from ckptd.web.link_login import LinkLogin, LinkPorter
+from ckptd.web.looks import ValueReader
 from ckptd.web.shelf import Shelf
 from ckptd.web.site import Site
 from tests.conformance.bundle_files import FIXTURES
@@ -29,10 +35,12 @@ class Origin:
     peer, is_encrypted, common_names, alternative_names = "ipv4:127.0.0.1:1", False, (), ()
 
 
-def client_of(directory, label="d", headers=SIGNED_IN):
+def client_of(directory, label="d", headers=SIGNED_IN, porter=None):
     names = HostNames([])
     site = Site(DirectorySource(open_store(str(directory), confined=False), label))
-    application = LinkLogin(Application(LinkPorter(TOKEN), names, site.routes, site.shell), names, TOKEN, 7080)
+    application = LinkLogin(
+        Application(porter or LinkPorter(TOKEN), names, site.routes, site.shell), names, TOKEN, 7080
+    )
 
     async def answer(scope, receive, send):
         await application({**scope, CONNECTION: Origin()}, receive, send)
@@ -221,3 +229,61 @@ def test_only_the_link_lets_a_browser_in(tmp_path):
     assert client.get(url()).status_code == 200
     assert client.get(url(), headers={"Host": "evil.example"}).status_code == 421
     assert client.get(f"//evil.example/?token={TOKEN}").headers["location"] == "/"
+
+
+def test_a_visitor_gets_nothing_of_a_run_that_it_may_not_read(tmp_path):
+    ckptd.save_checkpoint(f"{tmp_path}/a/m-1", {"w": np.ones(3)})
+    ckptd.save_checkpoint(f"{tmp_path}/b/m-1", {"secret": np.ones(3)})
+
+    class OnlyA(LinkPorter):
+        async def admit(self, visit):
+            return Visitor((await super().admit(visit)).caller, lambda run: run == "d/a", False)
+
+    client = client_of(tmp_path, porter=OnlyA(TOKEN))
+    assert client.get("/api/v1/runs").json() == {"runs": ["d/a"], "num_runs": 1}
+    assert client.get("/runs/d/a/checkpoints/m-1").status_code == 200
+    for part in ("", "/m-1", "/m-1/tensor?name=secret", "/m-1/tensor/values?name=secret"):
+        for path in (f"/api/v1/runs/d/b/checkpoints{part}", f"/runs/d/b/checkpoints{part}"):
+            answer = client.get(path)
+            assert answer.status_code == 404
+            assert "float64" not in answer.text
+
+
+def test_no_values_are_read_while_a_save_is_written_and_they_come_once_it_is_not(tmp_path):
+    ckptd.save_checkpoint(f"{tmp_path}/m-1", {"w": np.ones(3)})
+    ranks = (RankView(0, True, 5, 10, idle_s=0.1), RankView(1, True, 10, 10))
+    save = SaveView(SaveRef("d", 1, 2, "id", 1), Phase.FILLING, 20, 15, 1.0, (), (), frozenset(), 0, ranks)
+
+    class Live(DirectorySource):
+        is_live = True
+        saves: tuple[SaveView, ...] = (save,)
+
+        def runs(self):
+            return [replace(self.run("d"), saves=self.saves)]
+
+    source = Live(open_store(str(tmp_path), confined=False), "d")
+    shelf = Shelf(source)
+    reader = ValueReader(shelf)
+    later = reader.at(shelf.find("d", "m-1"), "w", None)
+    assert later.is_later
+    assert later.numbers is None
+    assert "a save is being written" in later.problem
+    hung = replace(save, ranks=(replace(ranks[0], idle_s=60.0), ranks[1]))  # it may hang for an hour
+    for saves in ((hung,), (replace(save, phase=Phase.DECLARING),), ()):
+        source.saves = saves
+        assert reader.at(shelf.find("d", "m-1"), "w", None).numbers is not None
+    reader.close()
+
+
+def test_what_is_in_no_local_directory_is_shown_as_well():
+    ckptd.save_checkpoint("memory://shown/runs/a/m-1", {"layer/w": np.arange(4)})
+    source = DirectorySource(open_store("memory://shown", confined=False), "shown")
+    assert source.names() == ["shown/runs/a"]
+    shelf = Shelf(source)
+    found = shelf.find("shown/runs/a", "m-1")
+    assert found.prefix.startswith("memory://")
+    reader = ValueReader(shelf)
+    seen = reader.at(found, "layer/w", None)
+    reader.close()
+    assert seen.numbers is not None
+    assert seen.numbers.statistics.mean == 1.5
