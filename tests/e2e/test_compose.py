@@ -138,7 +138,9 @@ def test_the_job_has_a_token_of_its_own_and_no_other_secret():
     (policy,) = (v.split(":") for v in daemon["volumes"] if v.endswith(f"{daemon['environment']['CKPTD_POLICY']}:ro"))
     assert (REPOSITORY / policy[0]).is_file()
     made = re.findall(r"install -d -o 7070 -g 7070 -m 0700 (.+)", (REPOSITORY / "deploy" / "Dockerfile").read_text())
-    assert {"/" + path.split("/")[1] for path in [hashes, *held.values()]} == set(made[0].split())
+    assert {"/" + path.split("/")[1] for path in [hashes, *held.values()]} | {"/prometheus-token"} == set(
+        made[0].split()
+    )
 
 
 @pytest.mark.campaign

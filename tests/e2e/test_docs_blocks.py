@@ -35,6 +35,10 @@ NOT_RUN = {
     ("docs/deploying.md", "docker compose exec ckptd ckptd ls s3://checkpoints/runs/examples/linear"),
     ("docs/deploying.md", "docker compose -f docker-compose.yml -f deploy/compose.ceph.yml --profile demo up"),
     ("docs/deploying.md", "docker compose -f docker-compose.yml -f deploy/compose.elsewhere.yml up"),
+    (
+        "docs/deploying.md",
+        "docker compose -f docker-compose.yml -f deploy/compose.monitoring.yml --profile demo --profile monitoring up",
+    ),
     ("docs/deploying.md", "docker build -f deploy/Dockerfile -t ckptd ."),
     ("docs/deploying.md", "kubectl create namespace ckptd"),
     ("docs/deploying.md", "deploy/try_compose"),
