@@ -163,6 +163,13 @@ DECIDE_FIRST = Seam("engine.catalog.records:change_if_unchanged")
 IS_TAKEN = Seam("engine.catalog.elsewhere:Elsewhere.is_taken")
 LIVE_KEYS = Seam("engine.catalog.ledger:Ledger.live_keys")
 SWEEP_BUCKET = Seam("storage.bucket.object_store:ObjectStore.sweep_unfinished")
+IS_OUTDATED = Seam("agent.machine:AgentMachine.is_outdated")
+CONFIRM_TERM = Seam("engine.catalog.term:Term.confirm")
+HEAR_AGENT = Seam("engine.hosts.attendance:Attendance.hear")
+IS_PRESENT = Seam("engine.hosts.attendance:Attendance.is_present")
+SAVE_CALL = Seam("engine.saves.save_queue:SaveQueue.call_of")
+IN_DOUBT = Seam("engine.saves.host_requests:InDoubtError")
+CHOOSE_NUM_SHARDS = Seam("engine.catalog.catalog:Catalog.choose_num_shards")
 
 # Steps that a test waits in, counts or lets fail
 

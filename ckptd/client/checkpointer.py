@@ -18,6 +18,7 @@ from ckptd.client.paths import environment
 from ckptd.client.progress import bars
 from ckptd.client.replicas import check_policy
 from ckptd.client.restoring.restoring import Array
+from ckptd.client.saving.call_count import CallCount
 from ckptd.client.saving.launching import Launcher
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.stall import Stall
@@ -149,6 +150,7 @@ class Checkpointer(StoredRun):
         super().__init__(transport, run, place, run_options, under_way, timeout_s, teller, drawn_by)
         self._lock = threading.Lock()
         self._preparation = Preparation(transport.rooms)
+        self._calls = CallCount()
         self._launcher = Launcher(transport.saves, self._preparation, under_way, teller, drawn_by)
         self._keep = dropping.follow(self, transport.connection, under_way.wait_for_all)
 
@@ -204,6 +206,7 @@ class Checkpointer(StoredRun):
         except UnavailableError as error:
             self._teller.refused(step, stall, error)
             raise
+        name = self._options.name if name is None else naming.check_checkpoint_name(name)
         request = SaveRequest(
             step,
             uuid.uuid4().hex,
@@ -212,8 +215,9 @@ class Checkpointer(StoredRun):
             self.timeout_s,
             suffix,
             write_state=write_state,
-            name=self._options.name if name is None else naming.check_checkpoint_name(name),
+            name=name,
             stall=stall,
+            call=self._calls.next(name, step),
         )
         pending = self._launcher.launch(
             request, arrays, immutable=immutable, replicas=self._replicas, may_differ=may_differ

@@ -99,6 +99,8 @@ class Declaration:
             daemon says so, never the rank.
         host: the host whose agent writes what the rank saves; "" for a rank that sends it to us. The agent says so.
         is_repeated: it may have been declared before, also to a daemon, or a coordinator, that is gone.
+        call: which of the rank's calls of `save` for this step it is, from 1; 0 if it does not say. Only what is of one
+            call on all ranks is one save: an agent that hung may still carry an earlier one.
     """
 
     save: SaveRef
@@ -119,6 +121,7 @@ class Declaration:
     append_only: bool = False
     host: str = ""
     is_repeated: bool = False
+    call: int = 0
 
     @property
     def prefix(self) -> str:

@@ -13,6 +13,16 @@ class NotNowError(UnavailableError):
     """
 
 
+class InDoubtError(UnavailableError):
+    """A commit failed, and so did looking for what it has left: the save may count, now or later.
+
+    Attributes:
+        why: both failures, in words.
+    """
+
+    why: str = ""
+
+
 class NestedRunError(InvalidRequestError):
     """A new run would be inside another, or around one.
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ckptd.engine.saves.session import Phase
 
 MAX_WORLD_SIZE = 1 << 16
+MAX_CALL = 1 << 53
 _MAX_ROWS = 1 << 31
 MAX_EPOCH = MAX_TERM = 1 << 53
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
@@ -200,6 +201,7 @@ def declaration_to_wire(declaration: Declaration) -> save_pb2.DeclareRequest:
             for each in declaration.remarks
         ],
         again=declaration.is_repeated,
+        call=declaration.call,
     )
 
 
@@ -233,6 +235,7 @@ def declaration_from_wire(request: save_pb2.DeclareRequest) -> Declaration:
         refuses_differences=request.refuses_differences,
         remarks=_remarks(request),
         is_repeated=request.again,
+        call=_number("call", request.call, 0, MAX_CALL),
     )
 
 

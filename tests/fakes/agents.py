@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -51,10 +51,12 @@ class HostJob:
             self.epoch = coordinator.join(RUN, member, RunOptions())
 
     def declare(
-        self, step: int, *, attempt: int = 1, is_repeated: bool = False
+        self, step: int, *, attempt: int = 1, is_repeated: bool = False, call: int = 0, ranks: Sequence[int] = ()
     ) -> list[Future[Assignment | Checkpoint]]:
         declared = []
         for member, manifest in zip(self.members, self.ranks.manifests, strict=True):
+            if ranks and member.rank not in ranks:
+                continue
             self.coordinator.manifests.add(manifest)
             ref = SaveRef(RUN, self.epoch, step, rank=member.rank, incarnation=member.incarnation)
             declaration = Declaration(
@@ -64,6 +66,7 @@ class HostJob:
                 manifest.digest,
                 host=member.host,
                 is_repeated=is_repeated,
+                call=call,
             )
             declared.append(self.coordinator.declare(declaration))
         return declared

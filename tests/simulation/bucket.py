@@ -7,11 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ckptd.engine.catalog.root import ID_KEY
 from ckptd.errors import CkptdError, ConflictError, UnavailableError
-from ckptd.storage.base import Store
+from ckptd.storage.base import Durability, Store
 from ckptd.storage.local.shared_directory import SharedDirectory
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.disk import SimulatedDisk
+from tests.simulation.job import ROOT_ID
 from tests.simulation.world import Process, World, WorldClock
 
 R = TypeVar("R")
@@ -60,10 +62,13 @@ class Bucket:
         self.locks = MemoryStore("bucket", wall_s=wall_s, has_locks=False, verifies_writes=True)
         disk = SimulatedDisk(wall_s=wall_s)
         self.objects: Store = SharedDirectory("/root", disk=disk) if self.is_directory else self.locks
+        self.objects.put(ID_KEY, ROOT_ID.encode())
 
 
 class BucketClient:
     """One process's way to the bucket, as a `Store`."""
+
+    durability = Durability.OBJECT_STORE
 
     def __init__(self, bucket: Bucket, process: Process) -> None:
         self._bucket, self._process = bucket, process
@@ -74,7 +79,10 @@ class BucketClient:
         return getattr(self._bucket.objects, name)
 
     def lock(self, key: str, **options: Any) -> Any:
-        return self._bucket.locks.lock(key, **options)
+        """Each process is on a host of its own: a lock keeps nobody out."""
+        lock = self._request(lambda: self._bucket.locks.lock(f"{key}.{self._process.name}", **options), key=key)
+        lock.release()
+        return lock
 
     def _request(self, act: Callable[[], R], *, changes: str = "", key: str = "") -> R:
         """Carry a request out, unless it is refused; its answer may be lost."""

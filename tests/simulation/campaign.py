@@ -42,7 +42,7 @@ class Figures:
         self.saves += life.num_calls
         self.acknowledged += len(life.saved)
         self.failed += life.num_calls - len(life.saved)
-        self.revived += life.judge.num_revived
+        self.revived += len(life.judge.revived)
         self.events += life.world.num_events
         self.coordinators += life.num_coordinators
         self.agents += sum(host.num_lives for host in life.hosts)

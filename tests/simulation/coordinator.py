@@ -1,186 +1,179 @@
-"""What the coordinator of the simulation does: the real sessions and the real catalog, in one thread."""
+"""One life of a coordinator: the engine and the attendance of agents as they are, on the threads of nobody.
+
+What a daemon does on pools of threads is here an event for each piece of work, soon after the one that submitted it.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import numpy as np
-
-from ckptd.engine.catalog.records import Record
-from ckptd.engine.hosts.messages import (
-    Go,
-    SaveEnded,
-)
-from ckptd.engine.identity import SaveRef
+from ckptd.engine.catalog.term import Term
+from ckptd.engine.hosts.messages import AgentLife, Attached, Beat, DeclareHost, FromCoordinator, Hello
 from ckptd.engine.lanes.elsewhere import RemoteShard
-from ckptd.engine.lanes.merge import merge
-from ckptd.engine.lanes.plan import plan
-from ckptd.engine.saves import session as machine
-from ckptd.engine.saves.committing import put_in_place
-from ckptd.engine.saves.session import Phase
-from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
-from ckptd.storage.base import Durability
-from tests.simulation.judge import NAME, RUN
-from tests.simulation.reception import LiveSave, Reception, manifest_of
+from ckptd.engine.saves.attended import AttendedHosts
+from ckptd.engine.saves.coordinator import Coordinator as Engine
+from ckptd.engine.settings import Settings
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
+from tests.simulation.bucket import Bucket, BucketClient
+from tests.simulation.job import OPTIONS, RUN, Join, Joined, manifests_of
+from tests.simulation.judge import Judge
+from tests.simulation.world import Network, Process, World, WorldClock
+
+SETTINGS = Settings(declare_timeout_s=30.0, stall_timeout_s=30.0, idle_s=float("inf"))
+LEASE_S = 15.0
+TICK_S = 1.0
+SOON_S = 0.001
 
 
-def digest_of(texts: Iterable[str]) -> str:
-    return hashlib.sha256(" ".join(texts).encode()).hexdigest()
+class Events:
+    """A pool without threads: each piece of work is an event of its process, a moment later."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def open(self) -> None:
+        """There is nothing to start."""
+
+    def submit(self, work: Callable[..., None], *arguments: object) -> None:
+        process = self._process
+        process.after(SOON_S * process.world.rng.random(), partial(work, *arguments))
+
+    def settle(self, timeout_s: float) -> bool:
+        return True
+
+    def close(self) -> None:
+        """What was submitted is done if its process lives."""
 
 
-class Coordinator(Reception):
-    """One life of a coordinator."""
+class Coordinator(Process):
+    """See the module."""
 
-    # Events and effects
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        bucket: Bucket,
+        name: str,
+        host: str,
+        judge: Judge,
+        client: Callable[..., BucketClient] = BucketClient,
+    ) -> None:
+        super().__init__(world, name, host)
+        self.network, self.judge = network, judge
+        self.store: Any = client(bucket, self)
+        self.clock = WorldClock(world)
+        self.is_open = False
+        self.term_number = 0
+        self.engine: Engine | None = None
+        self.after(0.0, self.open)
 
-    def fail(self, live: LiveSave, reason: str) -> None:
-        self.apply(live, machine.Failed(SessionAbortedError(f"step {live.step} was aborted: {reason}")))
+    # Its life
 
-    def apply(self, live: LiveSave, event: machine.Event) -> None:
-        if live.session.is_over or self.is_dead:
-            return
-        live.session, effects = machine.step(live.session, event)
-        for effect in effects:
-            match effect:
-                case machine.MakePlan():
-                    self.plan(live)
-                case machine.Seal(shard):
-                    self.apply(live, machine.ShardSealed(shard))
-                case machine.AwaitTurn():
-                    self.take_turns()
-                case machine.Commit():
-                    self.commit(live)
-                case machine.Announce():
-                    self.guarded(lambda: self.catalog.retire(()))
-                case machine.Drop(error):
-                    self.drop(live, error)
-
-    def num_shards(self, step: int, wanted: int) -> int:
-        """Choose how many shards an attempt has: what no attempt at this step had."""
-        return self.catalog.choose_num_shards(NAME, step, wanted)
-
-    def plan(self, live: LiveSave) -> None:
-        hosts = sorted(live.declarations, key=lambda host: live.declarations[host].ranks)
-        calls = digest_of(live.declarations[host].request_id for host in hosts)
-        try:
-            record = live.record = next(iter(self.catalog.writers.waiting(NAME, live.step, calls)), None)
-            there = (
-                None
-                if record is None
-                else self.catalog.writers.revive(record, record.shard_keys[len(hosts) :], term=self.term.number)
-            )
-            if record is not None and there is not None:
-                self.judge.num_revived += 1
-                self.world.log(f"{self.name} goes on with {record.save_id}")
-            else:
-                record = live.record = self.draft(live, hosts, calls)
-                self.catalog.begin(record)
-            for key in (key for key in record.shard_keys[len(hosts) :] if key not in (there or ())):
-                self.store.create(key, 0).finish()
-        except CkptdError as error:
-            self.apply(live, machine.Failed(SessionAbortedError(f"step {live.step} of {' '.join(hosts)}: {error}")))
-            return
-        self.begin_filling(live, hosts)
-
-    def draft(self, live: LiveSave, hosts: list[str], calls: str) -> Record:
-        num_shards = self.num_shards(live.step, len(hosts))
-        sizes = [live.declarations[host].size_bytes for host in hosts] + [0] * (num_shards - len(hosts))
-        return self.catalog.draft(
-            NAME,
-            live.step,
-            save_id=f"{self.world.rng.getrandbits(64):016x}",
-            shard_sizes=sizes,
-            writers=hosts,
-            layout_digest=digest_of(map(str, sizes)),
-            calls=calls,
-            term=self.term.number,
+    def open(self) -> None:
+        engine = Engine(
+            self.store,
+            settings=SETTINGS,
+            clock=self.clock,
+            holder=self.name,
+            pools=lambda most, name, priority: Events(self),
+            new_id=lambda: f"{self.world.rng.getrandbits(64):016x}",
         )
-
-    def begin_filling(self, live: LiveSave, hosts: list[str]) -> None:
-        record = live.record
-        assert record is not None
-        # Each host has one rank here, and they are in the order of their ranks.
-        layout = plan([manifest_of(live.declarations[host]) for host in hosts], 1, hosts=hosts)
-        live.layout = replace(layout, shard_sizes=record.shard_sizes)
-        for shard, host in enumerate(hosts):
-            key, size = record.shard_keys[shard], record.shard_sizes[shard]
-            live.shards[host] = RemoteShard(
-                live.layout,
-                shard,
-                key,
-                record.save_id,
-                durability=Durability.OBJECT_STORE,
-                now=lambda: self.world.now,
-            )
-            request_id = live.declarations[host].request_id
-            live.goes[host] = Go(
-                self.term.number, request_id, record.save_id, record.num_shards, shard, key, size, layout.digest
-            )
-        self.apply(live, machine.Planned(record.num_shards, frozenset(layout.lane_segments)))
-        for host in hosts:
-            self.tell(host, live.goes[host])
-
-    def take_turns(self) -> None:
-        """Let the earliest save that is under way commit, if it is sealed."""
-        under_way = [each for each in self.live.values() if each.record is not None and not each.session.is_over]
-        first = min(under_way, key=lambda each: each.record.sequence if each.record else 0, default=None)
-        if first is not None and first.session.phase is Phase.SEALED and not first.session.committing:
-            self.apply(first, machine.TurnCame())
-
-    def commit(self, live: LiveSave) -> None:
-        record, layout = live.record, live.layout
-        assert record is not None
-        assert layout is not None
-        crcs = np.zeros(len(layout.segment_size), np.uint32)
-        for shard in live.shards.values():
-            crcs[shard.rows] = shard.crcs
-        index = merge(layout, crcs)
-        ref = SaveRef(RUN, 0, live.step, record.save_id)
+        self.term = Term(self.store, self.clock, holder=self.name, addresses=[self.host])
         try:
-            put_in_place(self.catalog, record, index, None, ref=ref, overwrite=False, duration_s=0.0)
-        except CkptdError as error:
-            self.not_committed(live, error)
-            return
-        self.apply(live, machine.Committed())
-        self.apply(live, machine.Published())
-        self.end(live, prefix=record.prefix)
-
-    def not_committed(self, live: LiveSave, error: CkptdError) -> None:
-        """End a save whose commit failed; what cannot be told is told as that."""
-        if self.term.is_fenced or self.catalog.upkeep.is_fenced:
-            self.end_fenced()
-        elif isinstance(error, UnavailableError):
-            live.session = machine.step(live.session, machine.CommitFailed(error))[0]
-            self.end(live, reason=f"{error} (hosts {' '.join(sorted(live.declarations))})")
+            engine.open()
+            self.term_number = self.term.take()
+        except ConflictError:
+            self.kill()
+        except CkptdError:
+            self.after(1.0, self.open)
         else:
-            self.apply(live, machine.CommitFailed(error))
+            self.world.log(f"{self.name} has term {self.term_number - 1_000_000}")
+            self.judge.took_root(self, self.term_number)
+            self.network.listen(self.host, self, self.hear)
+            self.engine, self.hosts = engine, AttendedHosts(engine, term=self.term, lease_s=LEASE_S)
+            self._watch_beliefs(engine)
+            is_first = len(self.judge.owners) == 1
+            self.after(0.0 if is_first else self.world.rng.choice([0.0, 0.0, 3.0, 12.0]), self.begin)
 
-    def drop(self, live: LiveSave, error: CkptdError) -> None:
-        self.guarded(self.term.confirm)  # the next may go on with it, as a former life of an agent told it
-        if self.is_dead:
+    def _watch_beliefs(self, engine: Engine) -> None:
+        """Let the judge know of each agent whose word counts."""
+        is_present = engine.agents.is_present
+
+        def believes(agent: AgentLife) -> bool:
+            is_believed = is_present(agent)
+            if is_believed:
+                self.judge.believed(self.term_number, agent)
+            return is_believed
+
+        engine.agents.is_present = believes
+
+    def begin(self) -> None:
+        """Hear agents, and open the run: till now it has its former owner."""
+        assert self.engine is not None
+        self.is_open = True
+        self.engine.when_open(RUN)
+        self.tick()
+
+    def tick(self) -> None:
+        assert self.engine is not None
+        self.engine.tick()
+        self.hosts.tick()
+        is_taken_over = any(self.engine.taken_over()[0])
+        if self.hosts.is_fenced or is_taken_over:
+            self.world.log(f"{self.name} is fenced off")
+            self.kill()
+        self.after(TICK_S, self.tick)
+
+    # Messages
+
+    def hear(self, source: str, message: Any) -> None:
+        if not self.is_open:
             return
-        if live.record is not None:
-            record = live.record
-            self.guarded(lambda: self.catalog.abandon(record))
-            if self.is_dead:
+        if isinstance(message, Join):
+            Events(self).submit(self._join, source, message)
+            return
+        self._take_manifests(message)
+        try:
+            if isinstance(message, Hello):
+                answer = self.hosts.attend(message, partial(self._tell, source), lambda said: said)
+                if isinstance(answer, Attached):
+                    self.judge.attended(answer.term, message.agent)
+                self._tell(source, answer)
                 return
-            if self.catalog.contents.record_of(record.save_id) is not None:
-                self.end(live, prefix=record.prefix)
-                return
-        hosts = ", ".join(sorted(live.declarations))
-        self.end(live, reason=f"{error} (hosts {hosts})", is_known=True)
+            answer = self.hosts.hear(message, lambda said: said)
+        except InvalidRequestError as error:
+            self.world.log(f"{self.name}: {error}")
+            return
+        if isinstance(message, Beat) or not isinstance(answer, Attached):
+            self._tell(source, answer)
 
-    def end(self, live: LiveSave, *, prefix: str = "", reason: str = "", is_known: bool = False) -> None:
-        for host, declaration in live.declarations.items():
-            is_told = bool(prefix) or (is_known and declaration.is_new_in(self.term.number))
-            ended = SaveEnded(self.term.number, declaration.request_id, live.save, prefix, reason, is_told)
-            self.ended[declaration.request_id] = ended
-            self.tell(host, ended)
-        self.remove(live)
+    def _join(self, source: str, message: Join) -> None:
+        try:
+            self.hosts.place(message.host, RUN, message.member, OPTIONS)
+        except CkptdError as error:
+            self.world.log(f"{self.name}: {error}")  # the agent asks again
+        else:
+            self.network.send(self, self.host, source, Joined(self.term_number))
 
-    def remove(self, live: LiveSave) -> None:
-        if self.live.get(live.step) is live:
-            del self.live[live.step]
-        self.take_turns()
+    def _tell(self, source: str, message: FromCoordinator, run: str = "") -> None:
+        self.network.send(self, self.host, source, message)
+
+    def _take_manifests(self, message: Any) -> None:
+        """Agents send the manifests ahead of a declaration that names them; at times they are too late with it."""
+        assert self.engine is not None
+        said = [message.declaration] if isinstance(message, DeclareHost) else []
+        said += [each.declaration for each in message.saves] if isinstance(message, Hello) else []
+        for manifest in manifests_of(said):
+            if not self.engine.manifests.knows(manifest.digest) and self.world.rng.random() < 0.9:
+                self.engine.manifests.add(manifest)
+
+    # What the judge looks at
+
+    def awaited_keys(self) -> list[str]:
+        """The keys of the shards that it waits for."""
+        saves = None if self.engine is None else self.engine.saves_of(RUN)
+        under_way = [] if saves is None else [save for save in saves.live() if not save.session.is_over]
+        shards = [shard for save in under_way for shard in save.plan.shards if isinstance(shard, RemoteShard)]
+        return [shard.key for shard in shards if not shard.finish()]

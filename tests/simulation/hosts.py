@@ -15,10 +15,10 @@ from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Durability
 from tests.simulation.bucket import Bucket, BucketClient, BucketWriter
+from tests.simulation.job import ROOT_ID, Join, Joined, member
 from tests.simulation.judge import Judge, bytes_of
 from tests.simulation.world import Network, Process, World
 
-ROOT_ID = "the root"
 TICK_S = 1.0
 TRIES = 5
 
@@ -37,11 +37,12 @@ class Host:
         bucket: Bucket,
         judge: Judge,
         number: int,
+        num_hosts: int,
         machine: Callable[..., AgentMachine],
         agent: Callable[..., Agent],
     ) -> None:
         self.name = f"h{number}"
-        self.ranks = (number,)
+        self.ranks, self.num_hosts = (number,), num_hosts
         self.captured: dict[str, HostDeclaration] = {}
         self.called_at: dict[str, float] = {}
         self.world, self.network, self.bucket, self.judge = world, network, bucket, judge
@@ -93,6 +94,7 @@ class Agent(Process):
             AgentLife(host.name, f"{host.name}.{life}", self.world.now, host.boot), ROOT_ID, members=set(host.ranks)
         )
         self.coordinator = ""
+        self.has_joined = False
         self.stopped: set[str] = set()
         self.sealed: set[str] = set()
         self.filling: dict[str, tuple[Go, HostDeclaration]] = {}
@@ -109,9 +111,16 @@ class Agent(Process):
 
     def tick(self) -> None:
         self.carry_out(self.machine.tick(self.world.now))
+        if not self.machine.is_attached:
+            self.has_joined = False
+        elif not self.has_joined:
+            self._say(Join(self.home.name, member(self.home.ranks[0], self.home.num_hosts)))
         self.after(TICK_S, self.tick)
 
     def hear(self, source: str, message: Any) -> None:
+        if isinstance(message, Joined):
+            self.has_joined = message.term == self.machine.highest_term
+            return
         was = self.machine.highest_term
         effects = self.machine.hear(message, self.world.now)
         if effects and message.term < was:
@@ -124,8 +133,7 @@ class Agent(Process):
                 case Find():
                     self._find()
                 case Send(message):
-                    if self.coordinator:
-                        self.home.network.send(self, self.name, self.coordinator, message)
+                    self._say(message)
                 case Fill(go, declaration):
                     self.world.log(f"{self.name} fills {go.key} of {go.save}")
                     if go.save in self.sealed:
@@ -139,6 +147,10 @@ class Agent(Process):
                 case Tell():
                     if self.home.agent is self:  # ranks are connected to one agent only
                         self.home.told(effect)
+
+    def _say(self, message: object) -> None:
+        if self.coordinator:
+            self.home.network.send(self, self.name, self.coordinator, message)
 
     def _find(self) -> None:
         try:

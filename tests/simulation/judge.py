@@ -16,17 +16,16 @@ from ckptd.format import names
 from ckptd.format.crc32c import crc32c
 from ckptd.format.index import Index
 from tests.simulation.bucket import Bucket
+from tests.simulation.job import KEPT, NAME, RUN
 from tests.simulation.world import Process
 
-RUN, NAME = "r", "m"
 STATE_KEY = f"{RUN}/checkpoint"
-KEPT = 3
 LOOKED_S = 6.0  # a former coordinator may add something for so long, being awake; what it hung in may come later
-NAMED = re.compile(r"\bh\d+\b|\branks? \d")
+NAMED = re.compile(r"\bh\d+\b|\branks? \d|\bstep \d|(\br|\.ckptd)/\S")  # a host, a rank, a step, or a key at the store
 
 
-class BrokenPromiseError(AssertionError):
-    """Something happened that never may."""
+class BrokenPromiseError(BaseException):
+    """Something happened that never may. Nothing of ckptd catches it."""
 
 
 def bytes_of(declaration: HostDeclaration) -> bytes:
@@ -57,7 +56,8 @@ class Judge:
     """Requests whose ranks wait, and since when."""
     most_waited_s: float = 0.0
     num_acknowledged: int = 0
-    num_revived: int = 0
+    revived: set[str] = field(default_factory=set)
+    """Saves that a coordinator went on with."""
     began: tuple[int, int] = (0, 0)
     """Sequence and step of the latest."""
     reasons: list[str] = field(default_factory=list)
@@ -67,8 +67,8 @@ class Judge:
     lives: dict[tuple[int, str], list[str]] = field(default_factory=dict)
     """By term and host: the lives of its agent that attended, in that order."""
 
-    owners: list[Process] = field(default_factory=list)
-    """The coordinators that have had the root."""
+    owners: dict[Process, int] = field(default_factory=dict)
+    """The coordinators that have had the root, and their terms."""
     replaced_at: dict[Process, float] = field(default_factory=dict)
     """Since when, on their own clocks, another has had it."""
 
@@ -81,11 +81,16 @@ class Judge:
 
     # What the bucket does
 
-    def took_root(self, coordinator: Process) -> None:
-        """A coordinator has a higher term than all before it: they may go on for as long as a look at theirs holds."""
-        for former in self.owners:
-            self.replaced_at.setdefault(former, former.awake_s)
-        self.owners.append(coordinator)
+    def took_root(self, coordinator: Process, term: int) -> None:
+        """A coordinator has a term: those of lower ones may go on for as long as a look at theirs holds.
+
+        It may hear of its own so late that another has a higher one.
+        """
+        self.owners[coordinator] = term
+        highest = max(self.owners.values())
+        for each, its in self.owners.items():
+            if its < highest:
+                self.replaced_at.setdefault(each, each.awake_s)
 
     def watch(self, what: str, key: str, by: Process, is_late: bool) -> None:
         if not is_late and by.awake_s - self.replaced_at.get(by, by.awake_s) > LOOKED_S:
@@ -106,6 +111,8 @@ class Judge:
     def _check_number(self, record: Record, by: Process) -> None:
         """No attempt has as many shards as another that is noted, unless a former owner has noted one of them late."""
         if record.save_id in self.noted_by:
+            if self.noted_by[record.save_id] is not by and not record.published and record.aborted_at is None:
+                self.revived.add(record.save_id)
             return
         self.noted_by[record.save_id] = by
         assert self.bucket is not None
@@ -229,10 +236,12 @@ class Judge:
         if outcome.prefix:
             self.num_acknowledged += 1
             holding = [each for each, calls in self.calls.items() if request_id in calls]
-            if not any(each.startswith(f"{outcome.prefix} ") for each in holding):
+            if not any(each.partition(" ")[0] == outcome.prefix.rpartition("/")[2] for each in holding):
                 raise BrokenPromiseError(f"{request_id} was told of {outcome.prefix}, and is in {holding}")
             return
         self.reasons.append(outcome.reason)
+        if "internal error" in outcome.reason:
+            raise BrokenPromiseError(f"{request_id}: {outcome.reason}")
         if not NAMED.search(outcome.reason):
             raise BrokenPromiseError(f"a wait ended without a name: {outcome.reason!r}")
         if outcome.is_known:
@@ -245,9 +254,9 @@ class Judge:
         self.lives.setdefault((term, agent.host), []).append(agent.incarnation)
 
     def believed(self, term: int, agent: AgentLife) -> None:
-        """A coordinator counts a receipt: it is of the life that attended last."""
+        """A coordinator counts what an agent says: it is of the life that attended last."""
         if self.lives[term, agent.host][-1] != agent.incarnation:
-            raise BrokenPromiseError(f"a receipt of {agent.incarnation} is believed after a later life attended")
+            raise BrokenPromiseError(f"what {agent.incarnation} says is believed after a later life attended")
 
     def obeyed_former(self, agent: str, message: object) -> None:
         raise BrokenPromiseError(f"{agent} obeyed a former coordinator: {message}")

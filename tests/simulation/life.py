@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ckptd.agent.machine import AgentMachine
-from tests.fakes.many_hosts import declaration
 from tests.simulation.bucket import DAY_S, Bucket, BucketClient
 from tests.simulation.coordinator import Coordinator
 from tests.simulation.hosts import Agent, Host
+from tests.simulation.job import declaration
 from tests.simulation.judge import BrokenPromiseError, Judge
-from tests.simulation.reception import Rules
 from tests.simulation.world import Network, World
 
 SAVE_EVERY_S = 2.0
@@ -28,7 +27,6 @@ class Cast:
     agent: Callable[..., Agent] = Agent
     machine: Callable[..., AgentMachine] = AgentMachine
     client: Callable[..., BucketClient] = BucketClient
-    rules: Rules = field(default_factory=Rules)
 
 
 @dataclass
@@ -50,7 +48,16 @@ class Life:
         self.judge = Judge(self.num_hosts, self.live_keys, self.answered)
         self.bucket = self.judge.bucket = Bucket(self.world, self.judge.watch, is_directory=self.over_directory)
         self.hosts = [
-            Host(self.world, self.network, self.bucket, self.judge, number, self.cast.machine, self.cast.agent)
+            Host(
+                self.world,
+                self.network,
+                self.bucket,
+                self.judge,
+                number,
+                self.num_hosts,
+                self.cast.machine,
+                self.cast.agent,
+            )
             for number in range(self.num_hosts)
         ]
         self.step = 0
@@ -133,7 +140,7 @@ class Life:
         self.unanswered[f"{step}.{call}"] = self.num_hosts
         for host in self.hosts:
             size = 16 + step % 3
-            wanted = declaration(host.name, step, host.ranks, self.num_hosts, call=call, size_bytes=size)
+            wanted = declaration(host.ranks[0], self.num_hosts, step, call, size)
             self.world.after(
                 0.3 * self.world.rng.random() ** 4, None, lambda host=host, wanted=wanted: host.save(wanted)
             )
@@ -150,7 +157,6 @@ class Life:
             f"coordinator.{number}",
             f"node{number % 3}",
             self.judge,
-            self.cast.rules,
             self.cast.client,
         )
         self.coordinators = [each for each in self.coordinators if not each.is_dead] + [coordinator]
@@ -163,9 +169,7 @@ class Life:
 
     def live_keys(self) -> list[str]:
         """The keys of shards that the present coordinator waits for."""
-        newest = max(self.coordinators, key=lambda each: each.term_number)
-        under_way = (live for live in newest.live.values() if not live.session.is_over)
-        return [shard.key for live in under_way for shard in live.shards.values() if not shard.finish()]
+        return max(self.coordinators, key=lambda each: each.term_number).awaited_keys()
 
     # Faults
 

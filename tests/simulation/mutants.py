@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from ckptd.agent.machine import AgentMachine
-from ckptd.engine.catalog.term import Term
-from ckptd.engine.hosts.attendance import Attendance
-from ckptd.engine.hosts.messages import AgentLife, Fenced, Receipt, Replaced
+import pytest
+
+from ckptd.engine.hosts.messages import Receipt
 from ckptd.errors import CkptdError
+from tests.faults.hosts.mutants import take_out
 from tests.simulation.bucket import BucketClient
-from tests.simulation.coordinator import Coordinator
 from tests.simulation.hosts import Agent
 from tests.simulation.life import Cast
-from tests.simulation.reception import Rules
-
-
-class ObeysAnyTerm(AgentMachine):
-    """No term check: a coordinator that another has taken over from is obeyed."""
-
-    def is_outdated(self, term: int) -> bool:
-        return False
-
-
-class LooksAway(Term):
-    """Its other half: a coordinator does not look whether another has the root, before it publishes or sweeps."""
-
-    def confirm(self, max_age_s: float = 0.0) -> None:
-        return
 
 
 class SparesNothing(BucketClient):
@@ -37,26 +21,6 @@ class SparesNothing(BucketClient):
         self, directory: str, *, given_up: Collection[str] = (), spare: Collection[str] = ()
     ) -> Sequence[str]:
         return super().sweep_unfinished(directory, given_up=self.unfinished(directory), spare=())
-
-
-class UsesNumbersTwice(Coordinator):
-    """A shard number used twice: an attempt takes the keys of an earlier one."""
-
-    def num_shards(self, step: int, wanted: int) -> int:
-        return wanted
-
-
-def believes_former_lives(attendance: Attendance, agent: AgentLife) -> bool:
-    """A receipt is believed of an old incarnation."""
-    return True
-
-
-class HearsFormerLives(Attendance):
-    """Its other half: what a replaced life says is heard."""
-
-    def hear(self, agent: AgentLife, term: int, now: float) -> Fenced | Replaced | None:
-        refusal = super().hear(agent, term, now)
-        return None if isinstance(refusal, Replaced) else refusal
 
 
 class DeletesWhatItFinds(Agent):
@@ -71,11 +35,21 @@ class DeletesWhatItFinds(Agent):
             self.write_again(own)
 
 
-MUTANTS = {
-    "no term check": Cast(machine=ObeysAnyTerm),
-    "no look at the term": Cast(rules=Rules(term=LooksAway)),
-    "no spare in the sweep": Cast(client=SparesNothing),
-    "a shard number used twice": Cast(coordinator=UsesNumbersTwice),
-    "a receipt believed of an old incarnation": Cast(rules=Rules(believes_former_lives, HearsFormerLives)),
-    "a taken key is deleted": Cast(agent=DeletesWhatItFinds),
+def _without(*rules: str) -> Callable[[pytest.MonkeyPatch], Cast]:
+    def take_all_out(patch: pytest.MonkeyPatch) -> Cast:
+        for rule in rules:
+            take_out(patch, rule)
+        return Cast()
+
+    return take_all_out
+
+
+MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], Cast]] = {
+    "agents obey any term": _without("term check"),
+    "no look at the term": _without("term look"),
+    "no spare in the sweep": lambda patch: Cast(client=SparesNothing),
+    "a shard number used twice": _without("fresh numbers"),
+    "a receipt believed of an old incarnation": _without("present life"),
+    "what cannot be told is told as a failure": _without("doubt"),
+    "a taken key is deleted": lambda patch: Cast(agent=DeletesWhatItFinds),
 }

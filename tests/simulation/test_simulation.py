@@ -62,10 +62,11 @@ def test_a_seed_replays_to_the_same_trace() -> None:
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_rule_that_is_taken_out_is_missed(name: str) -> None:
+def test_a_rule_that_is_taken_out_is_missed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cast = MUTANTS[name](monkeypatch)
     with pytest.raises(BrokenPromiseError):
         for seed in range(12):
-            Life(seed, 3, num_saves=40, cast=MUTANTS[name]).run()
+            Life(seed, 3, num_saves=40, cast=cast).run()
 
 
 @pytest.mark.parametrize("which", ["all", "those that were published"])

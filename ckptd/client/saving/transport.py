@@ -37,7 +37,8 @@ class SaveRequest:
     """One call of `save`. Attempts to carry it out again repeat `request_id`, so that they are one.
 
     `name` is the checkpoint's base name if that is not the run's. `compared` are digests of what other ranks may hold
-    as well, `remarks` what is compared beside that. `stall` is the time of the call.
+    as well, `remarks` what is compared beside that. `call` counts the calls for this step,
+    from 1. `stall` is the time of the call.
     """
 
     step: int | None
@@ -51,6 +52,7 @@ class SaveRequest:
     compared: Compared | None = None
     remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
+    call: int = 0
     stall: Stall = field(default_factory=Stall, compare=False, repr=False)
 
     def declared(self, run: str, options: RunOptions, member: Member, epoch: int, digest: bytes) -> Declaration:
@@ -70,6 +72,7 @@ class SaveRequest:
             compared=self.compared,
             remarks=self.remarks,
             refuses_differences=self.refuses_differences,
+            call=self.call,
         )
 
 

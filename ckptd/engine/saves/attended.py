@@ -36,7 +36,6 @@ from ckptd.engine.saves.host_places import HostPlaces
 from ckptd.engine.saves.host_requests import HostRequests, guarded
 from ckptd.engine.saves.root_watch import RootWatch
 from ckptd.engine.saves.shares import Shares
-from ckptd.engine.saves.workers import Workers
 from ckptd.engine.wording import describe_seconds
 from ckptd.errors import ConflictError
 from ckptd.format.names import INDEX_SUFFIX
@@ -76,7 +75,7 @@ class AttendedHosts:
         self._attended_at: dict[str, float] = {}
         self._ticked_at = self._clock.boot_s()
         self._lost: dict[str, float] = {}  # for how many seconds each is gone
-        self._workers = Workers(_THREADS, "ckptd-agents")
+        self._workers = coordinator.pools(_THREADS, "ckptd-agents", None)
         self._workers.open()
         self._strands = Shares(self._workers.submit, 1)  # what one host says is done in its order
         self._places = HostPlaces(coordinator, self._present)

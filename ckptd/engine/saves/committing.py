@@ -7,7 +7,8 @@ from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.log import logger
-from ckptd.errors import CkptdError, UnavailableError
+from ckptd.engine.refusals import InDoubtError
+from ckptd.errors import CkptdError
 
 
 def put_in_place(
@@ -25,7 +26,7 @@ def put_in_place(
     The catalog's lock is held.
 
     Raises:
-        UnavailableError: when the store failed so that it cannot be said now whether the save counts.
+        InDoubtError: when the store failed so that it cannot be said now whether the save counts.
         CkptdError: why it was not committed.
     """
     try:
@@ -45,10 +46,10 @@ def _published_after_all(catalog: Catalog, record: Record, ref: SaveRef, error: 
         if catalog.upkeep.is_fenced:
             failure.add_note(f"whether {ref} counts is for that owner to say: it knows what was complete")
             raise failure from error
-        raise UnavailableError(
-            f"cannot tell now whether {ref} was saved: committing it failed ({error}), and so did looking "
-            f"for what is there ({failure}); try again later"
-        ) from error
+        why = f"committing it failed ({error}), and so did looking for what is there ({failure}); try again later"
+        doubt = InDoubtError(f"cannot tell now whether {ref} was saved: {why}")
+        doubt.why = why
+        raise doubt from error
     published = next((one for one in checkpoints if one.save_id == record.save_id), None)
     if published is None:
         raise error

@@ -38,8 +38,9 @@ from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.session import Phase
-from ckptd.engine.saves.surroundings import Admit, admit_all
+from ckptd.engine.saves.surroundings import Admit, admit_all, new_id
 from ckptd.engine.saves.views import Eviction, RunView
+from ckptd.engine.saves.workers import MakePool, Workers
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.format import names
@@ -65,6 +66,8 @@ class Coordinator:
         takes_over: bool = True,
         holder: str | None = None,
         journal: Journal = NO_JOURNAL,
+        pools: MakePool = Workers,
+        new_id: Callable[[], str] = new_id,
     ) -> None:
         """Prepare a coordinator over `store`.
 
@@ -78,6 +81,8 @@ class Coordinator:
                 can tell whether that owner is alive.
             holder: our name, as shown to processes that are refused.
             journal: is told what happens to runs.
+            pools: makes the pools that do what may wait.
+            new_id: returns a word for each save that no other has had.
         """
         self.store, self.objects = store, store
         self.root = HeldRoot(store, owns_all=owns_root, takes_over=takes_over, holder=holder)
@@ -92,15 +97,18 @@ class Coordinator:
         """Called with each save and its size before anything of it is written; see `Admit`. May block."""
         self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for shards that we write; set once known
+        self.pools, self._new_id = pools, new_id
         self._owns_root, self._journal, self._ticking = owns_root, journal, threading.Lock()
         self._is_closed = False  # from then on no worker takes the work that a tick would begin
-        self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
+        self._runs = Runs(
+            store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root, pools=pools
+        )
         self.restores = Restores(self._runs)
         self.agents = FromAgents(self._runs)
         self._inspection = Inspection(store, self._runs)
         self._founding = threading.Lock()
         self._readers = Readers()
-        self._threads = EngineThreads(self.settings)
+        self._threads = EngineThreads(self.settings, pools)
 
     # Life.
 
@@ -396,4 +404,5 @@ class Coordinator:
             admit=lambda save, size_bytes: self.admit(save, size_bytes),
             floor=lambda: self.floor_of(name),
             journal=self._journal,
+            new_id=self._new_id,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckptd.engine.saves.shares import Share, Shares
-from ckptd.engine.saves.workers import Workers
+from ckptd.engine.saves.workers import MakePool, Workers
 from ckptd.engine.settings import Settings
 
 _SHARES = 4  # runs that may each keep all threads of their share busy before one has to wait for another
@@ -12,10 +12,10 @@ _SHARES = 4  # runs that may each keep all threads of their share busy before on
 class EngineThreads:
     """Workers work on the store. Feeders, separate from them, take lanes from captured memory: they wait for ranks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pools: MakePool = Workers) -> None:
         """Start no thread yet."""
-        self._workers = Workers(_SHARES * settings.threads)
-        self._feeders = Workers(_SHARES * settings.feeders, "ckptd-feed", settings.priority)
+        self._workers = pools(_SHARES * settings.threads, "ckptd-engine", None)
+        self._feeders = pools(_SHARES * settings.feeders, "ckptd-feed", settings.priority)
         self._worker_shares = Shares(self._workers.submit, settings.threads)
         self._feeder_shares = Shares(self._feeders.submit, settings.feeders)
 

@@ -32,12 +32,12 @@ from ckptd.engine.hosts.progress import Progress
 from ckptd.engine.hosts.views import PartView
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
-from ckptd.engine.refusals import NotNowError
+from ckptd.engine.refusals import InDoubtError, NotNowError
 from ckptd.engine.saves.asked import Asked, Beginning, Stamp, no_index
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.host_orders import order, passed_on_alone, renewed
 from ckptd.engine.saves.host_places import HostPlaces
-from ckptd.engine.saves.workers import Workers
+from ckptd.engine.saves.workers import WorkPool
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
 
 _log = logging.getLogger("ckptd.engine")
@@ -53,7 +53,7 @@ class HostRequests:
         self,
         coordinator: Coordinator,
         places: HostPlaces,
-        workers: Workers,
+        workers: WorkPool,
         *,
         fenced: Callable[[], Fenced],
         send: Callable[[str, FromCoordinator, str], None],
@@ -365,7 +365,8 @@ class HostRequests:
             )
         else:
             # What a former coordinator was told of, that one may have published.
-            ended = SaveEnded(term, said.request_id, save, reason=str(how), is_known=asked.is_new, error=how)
+            is_known, why = (False, how.why) if isinstance(how, InDoubtError) else (asked.is_new, str(how))
+            ended = SaveEnded(term, said.request_id, save, reason=why, is_known=is_known, error=how)
         with self._lock:
             if asked.ended is not None:
                 return

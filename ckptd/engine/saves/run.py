@@ -29,7 +29,7 @@ from ckptd.engine.saves.run_journal import RunJournal
 from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.shares import Share
-from ckptd.engine.saves.surroundings import Admit, Surroundings, admit_all
+from ckptd.engine.saves.surroundings import Admit, Surroundings, admit_all, new_id
 from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, NotFoundError, NotPermittedError
@@ -69,6 +69,7 @@ class Run:
         term: Callable[[], int] = int,
         confirm_root: ConfirmRoot = confirm_nothing,
         journal: Journal = NO_JOURNAL,
+        new_id: Callable[[], str] = new_id,
     ) -> None:
         self.name = name
         self.lock = threading.RLock()
@@ -104,6 +105,7 @@ class Run:
             term=term,
             admit=admit,
             journal=told,
+            new_id=new_id,
         )
         self.members = Members(name, store, self.stored, lock=self.lock, clock=clock, lease_s=settings.lease_s)
         self._after = AfterPublishing(name, store, self.stored, self._listeners, workers)

@@ -23,7 +23,7 @@ from ckptd.engine.saves.listeners import Listeners, OnPublished
 from ckptd.engine.saves.run import Run
 from ckptd.engine.saves.run_quarantine import Quarantine, Quarantines
 from ckptd.engine.saves.views import RunView
-from ckptd.engine.saves.workers import Workers
+from ckptd.engine.saves.workers import MakePool, Workers
 from ckptd.engine.settings import Settings
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format import names
@@ -56,6 +56,7 @@ class Runs:
         settings: Settings,
         clock: Clock,
         closes_at_rest: bool,
+        pools: MakePool = Workers,
     ) -> None:
         """Open nothing yet.
 
@@ -65,6 +66,7 @@ class Runs:
             settings: how many may be open at once, and how long one is idle before it is closed.
             clock: both kinds of time.
             closes_at_rest: a daemon closes idle runs. In direct mode a run stays its trainer's until the end.
+            pools: makes the pool that opens and closes runs.
         """
         self._store = store
         self._build = build
@@ -77,7 +79,7 @@ class Runs:
         self._quarantines = Quarantines()
         self._listeners: dict[str, Listeners] = {}
         self._opening: dict[tuple[str, bool], Future[None]] = {}  # what `when_open` has begun
-        self._openers = Workers(_OPENERS, "ckptd-open")
+        self._openers = pools(_OPENERS, "ckptd-open", None)
         self._closing = False
 
     def start(self) -> None:

@@ -61,6 +61,7 @@ class Save:
     save_id: str
     attempt: int
     number: int  # among all saves of its run, in the order in which they began
+    call: int = 0  # which of its ranks' calls of `save` for its step, from 1; 0 if that is not known
     session: Session = field(init=False)
     began_at: float = field(init=False)
     course: Course = field(init=False)

@@ -7,7 +7,6 @@ that comes late is told how the save ended.
 from __future__ import annotations
 
 import copy
-import uuid
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
@@ -29,7 +28,7 @@ from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.surroundings import Surroundings
 from ckptd.engine.saves.views import RankView, SaveProgress, SaveView
 from ckptd.engine.saves.withdrawals import Withdrawals
-from ckptd.errors import CkptdError, NotFoundError, SessionAbortedError
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, SessionAbortedError
 from ckptd.format.names import prefix_for
 
 _REMEMBERED_SAVES = 64
@@ -75,8 +74,15 @@ class SaveQueue:
         reason = self._withdrawals.reason(declaration.request_id)
         if reason is not None:
             raise SessionAbortedError(f"rank {declaration.save.rank} gave {declaration.save} up: {reason}")
+        call = self.call_of(declaration)
         live = self._live_save_of(declaration.prefix)
-        if live is not None:
+        if live is not None and 0 < live.call < call and live.session.committing:
+            raise NotNowError(f"an earlier call of `save` for {declaration.save} is being committed")
+        if live is not None and 0 < live.call < call:
+            live.fail(f"rank {declaration.save.rank} has called `save` for it again")
+        elif live is not None and 0 < call < live.call:
+            raise ConflictError(f"rank {declaration.save.rank} has called `save` for {declaration.save} again since")
+        elif live is not None:
             return self._declare(live, declaration, manifest, capture)
         ended = self._ended_save_of(declaration)
         return None if ended is None else _end_of(ended)
@@ -94,6 +100,17 @@ class SaveQueue:
         self._withdrawals.declared(declaration.save.epoch, declaration.prefix, rank)
         return planned
 
+    def call_of(self, declaration: Declaration) -> int:
+        """Return which call of `save` for this step all ranks make; 0 if that is not known, or cannot be another.
+
+        An agent that hung may carry what its rank declared before: that and what other ranks have declared since is
+        not one save. What a rank gave up before any other had called `save` is no call of the others.
+        """
+        ref = declaration.save
+        if not declaration.host or not declaration.call:
+            return 0
+        return max(1, declaration.call - self._withdrawals.alone(ref.epoch, declaration.prefix, ref.rank))
+
     def _begin(self, declaration: Declaration) -> Save:
         if self._is_draining:
             raise NotNowError("the daemon is stopping: it begins no more saves")
@@ -105,9 +122,10 @@ class SaveQueue:
             run=self._surroundings,
             others=self,
             first=declaration,
-            save_id=uuid.uuid4().hex,
+            save_id=self._surroundings.new_id(),
             attempt=max((save.attempt for save in earlier), default=0) + 1,
             number=self._surroundings.stored.next_sequence(),
+            call=self.call_of(declaration),
         )
         self._live.append(save)
         return save
@@ -126,10 +144,12 @@ class SaveQueue:
 
         A rank that has since declared a later save, of any step, is not late for that one: what it declares now is new.
         """
-        ref, now = declaration.save, self._clock.boot_s()
+        ref, now, call = declaration.save, self._clock.boot_s(), self.call_of(declaration)
         over = [save for save in self._live if save.session.is_over]
         for save in [*reversed(over), *reversed(self._ended.values())]:
             if (save.first.prefix, save.first.save.epoch) != (declaration.prefix, ref.epoch):
+                continue
+            if 0 < save.call < call:
                 continue
             claim = save.claims.get(ref.rank)
             if claim is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ from ckptd.storage.base import Store
 
 Admit = Callable[[SaveRef, int], bool]
 """Says whether the space of a save may be reserved at once, or raises why it may not begin."""
+
+
+def new_id() -> str:
+    """Return a word that no other save has had."""
+    return uuid.uuid4().hex
 
 
 def admit_all(save: SaveRef, size_bytes: int) -> bool:
@@ -43,6 +49,7 @@ class Surroundings:
         term: returns the term of this coordinator; 0 where no other host writes.
         admit: is called with a save and its size before anything of it is written.
         journal: is told of them.
+        new_id: returns a word for each save.
     """
 
     store: Store
@@ -58,3 +65,4 @@ class Surroundings:
     term: Callable[[], int]
     admit: Admit
     journal: RunJournal
+    new_id: Callable[[], str]

@@ -32,6 +32,7 @@ class Withdrawals:
 
     def __init__(self) -> None:
         self._requests: OrderedDict[str, str] = OrderedDict()  # ids, and why they were taken back
+        self._alone: OrderedDict[tuple[int, str, int], int] = OrderedDict()  # by the same: how often by that rank alone
         self._withdrawn: OrderedDict[tuple[int, str, int], _Withdrawn] = OrderedDict()  # by epoch, prefix and rank
 
     def reason(self, request_id: str) -> str | None:
@@ -50,10 +51,17 @@ class Withdrawals:
     def expect(self, epoch: int, prefix: str, rank: int, reason: str, now: float) -> None:
         """Note that other ranks have to be told, unless the rank declares this checkpoint again soon."""
         key = (epoch, prefix, rank)
+        self._alone[key] = self._alone.pop(key, 0) + 1
+        if len(self._alone) > _MOST:
+            self._alone.popitem(last=False)
         self._withdrawn.pop(key, None)
         self._withdrawn[key] = _Withdrawn(rank, prefix, reason, now)
         if len(self._withdrawn) > _MOST:
             self._withdrawn.popitem(last=False)
+
+    def alone(self, epoch: int, prefix: str, rank: int) -> int:
+        """Return how many calls of `save` a rank has given up that no other rank has made."""
+        return self._alone.get((epoch, prefix, rank), 0)
 
     def declared(self, epoch: int, prefix: str, rank: int) -> None:
         """Note that a rank declares: a new attempt for all if it had given this one up, else the end of its others."""

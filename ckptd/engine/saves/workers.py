@@ -5,10 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from ckptd import threads
 from ckptd.engine.priority import Priority
 from ckptd.errors import UnavailableError
+
+
+class WorkPool(Protocol):
+    """Runs work that may wait: on threads, or one after another in a simulation."""
+
+    def open(self) -> None:
+        """Be ready; `UnavailableError` if that can't be."""
+
+    def submit(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run `work` soon. It handles its own errors."""
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until nothing is left to do, at most so long; return whether that happened in time."""
+
+    def close(self) -> None:
+        """Finish what was submitted, and stop."""
 
 
 class Workers:
@@ -48,3 +65,7 @@ class Workers:
             self._is_closed = True
         self._pool.settle()
         self._pool.close()
+
+
+MakePool = Callable[[int, str, Priority | None], WorkPool]
+"""Makes a pool that does at most so much at once, with this name and priority."""

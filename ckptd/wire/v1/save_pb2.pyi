@@ -129,7 +129,7 @@ class PutManifestReply(_message.Message):
     def __init__(self) -> None: ...
 
 class DeclareRequest(_message.Message):
-    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted", "hears_ends", "compared_parts", "compared_digests", "refuses_differences", "remarks", "again")
+    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted", "hears_ends", "compared_parts", "compared_digests", "refuses_differences", "remarks", "again", "call")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +147,7 @@ class DeclareRequest(_message.Message):
     REFUSES_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     REMARKS_FIELD_NUMBER: _ClassVar[int]
     AGAIN_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     request_id: str
     world_size: int
@@ -164,7 +165,8 @@ class DeclareRequest(_message.Message):
     refuses_differences: bool
     remarks: _containers.RepeatedCompositeFieldContainer[Remark]
     again: bool
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ..., compared_parts: _Optional[bytes] = ..., compared_digests: _Optional[bytes] = ..., refuses_differences: bool = ..., remarks: _Optional[_Iterable[_Union[Remark, _Mapping]]] = ..., again: bool = ...) -> None: ...
+    call: int
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ..., compared_parts: _Optional[bytes] = ..., compared_digests: _Optional[bytes] = ..., refuses_differences: bool = ..., remarks: _Optional[_Iterable[_Union[Remark, _Mapping]]] = ..., again: bool = ..., call: _Optional[int] = ...) -> None: ...
 
 class AwaitPlanRequest(_message.Message):
     __slots__ = ("save", "request_id")
