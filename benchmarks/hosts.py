@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -208,7 +209,8 @@ def show_network(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     print(markdown(("", "s", "of the checkpoint, from the store"), rows))
     for name, each in (("from memory", kept), ("by new agents", restored)):
         spent = ", ".join(f"{who} {seconds:.1f} s" for who, seconds in sorted(each["processor_s"].items()))
-        print(f"\nprocessor time, of {2 * each['restore_s']:.1f} s on two cores, {name}: {spent}")
+        most_s = (os.cpu_count() or 1) * each["restore_s"]
+        print(f"\nprocessor time, of the {most_s:.1f} s that there are, {name}: {spent}")
     rate = found["restore_rate_of_store"]
     print(f"\nnew agents restore at {rate:.2f} of the rate at which the store gives each byte once")
     told = found["medians"]["agents"]["to_coordinator_bytes"]
