@@ -64,7 +64,8 @@ _READING = {
     each.path
     for each in methods.ALL
     # CheckDamage may put a checkpoint in quarantine: the engine tells of that.
-    if each.name in {"Latest", "List", "Read", "CheckDamage", "Agree", "Watch", "Status", "History", "Await"}
+    if each.name
+    in {"Latest", "List", "Read", "CheckDamage", "Agree", "Watch", "Status", "History", "OpenPage", "Await"}
 }
 
 
