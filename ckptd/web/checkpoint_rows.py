@@ -61,7 +61,7 @@ def rows(view: RunView, *, skip: int = 0) -> list[Row]:
             Row(
                 label=record.prefix,
                 prefix=record.prefix_key,
-                href="",
+                href=wording.named_url(view.run, record.prefix),
                 kind="quarantined",
                 tags=("quarantined",),
                 saved_at=record.saved_at,

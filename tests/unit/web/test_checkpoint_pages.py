@@ -159,6 +159,7 @@ def test_damage_is_shown_as_damage(tmp_path):
     (tmp_path / "m-3.data-00000-of-00001").write_bytes(b"\0" * 800)
     client = client_of(tmp_path)
     run = text_of(client.get("/"))
+    assert [f'href="{url(step)}"' in client.get("/").text for step in (1, 2, 3)] == [True, True, True]
     assert "its index cannot be" in run
     assert "shard m-2.data-00000-of-00001 is missing" in run
     assert "index cannot be" in text_of(client.get(url(1)))
