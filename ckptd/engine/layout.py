@@ -24,6 +24,14 @@ from ckptd.engine.identity import SaveRef
 from ckptd.engine.replicas import Replicas
 
 Column = NDArray[np.int64]
+Rows = NDArray[np.integer[Any]]
+"""Numbers of rows, ranks or shards: of 32 bits where these are enough, as layouts have millions of them."""
+
+
+def narrow(numbers: Rows) -> Rows:
+    """Return numbers of rows in as few bits as they need."""
+    fits = not len(numbers) or int(numbers.max()) <= np.iinfo(np.int32).max
+    return numbers.astype(np.int32) if fits else numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +76,15 @@ class Layout:
     dtypes: tuple[int, ...]
     full_shapes: tuple[tuple[int, ...], ...]
     shard_sizes: tuple[int, ...]
-    entry_tensor: Column
-    entry_shard: Column
+    entry_tensor: Rows
+    entry_shard: Rows
     entry_offset: Column
     entry_size: Column
     entry_lengths_crc: NDArray[np.uint32]
     slices: Mapping[int, SliceSet]
-    segment_entry: Column
-    segment_rank: Column
-    segment_item: Column
+    segment_entry: Rows
+    segment_rank: Rows
+    segment_item: Rows
     segment_item_offset: Column
     segment_size: Column
     segment_offset: Column
@@ -140,16 +148,16 @@ class Layout:
         return digest.digest()
 
     @cached_property
-    def segment_shard(self) -> Column:
+    def segment_shard(self) -> Rows:
         """Per segment, its shard."""
         return self.entry_shard[self.segment_entry]
 
     @cached_property
-    def lane_segments(self) -> Mapping[tuple[int, int], Column]:
+    def lane_segments(self) -> Mapping[tuple[int, int], Rows]:
         """Per (rank, shard) that has any: rows of its segments, in the order of sending."""
         if not len(self.segment_rank):
             return {}
-        order = np.lexsort((self.segment_offset, self.segment_shard, self.segment_rank))
+        order = narrow(np.lexsort((self.segment_offset, self.segment_shard, self.segment_rank)))
         ranks, shards = self.segment_rank[order], self.segment_shard[order]
         begins = np.flatnonzero((np.diff(ranks, prepend=-1) != 0) | (np.diff(shards, prepend=-1) != 0))
         groups = np.split(order, begins[1:])
@@ -212,7 +220,7 @@ class Lane:
     key: str
     writers: tuple[str, ...]
     size_bytes: int
-    items: Column
+    items: Rows
     item_offsets: Column
     sizes: Column
     transport: LaneTransport = LaneTransport.STREAM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 from ckptd.engine.hosts.messages import (
     AgentLife,
@@ -35,6 +36,7 @@ from ckptd.wire.v1 import agent_pb2
 
 _term = convert.term_from_wire
 _MOST_PART_BYTES, _LEAST_RATE = 1 << 30, 0.01
+_KNOWN_LIVES = 1 << 12
 
 
 def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
@@ -222,7 +224,13 @@ def from_coordinator_from_wire(message: agent_pb2.CoordinatorMessage) -> FromCoo
 
 
 def life_from_wire(message: agent_pb2.AgentLife) -> AgentLife:
-    """Read and check which agent speaks."""
+    """Read and check which agent speaks: all of its messages say the same, and give the same value."""
+    return _life(message.SerializeToString())
+
+
+@lru_cache(_KNOWN_LIVES)
+def _life(data: bytes) -> AgentLife:
+    message = agent_pb2.AgentLife.FromString(data)
     host = convert.text_from_wire(message.host)
     if not host or host != message.host or not math.isfinite(message.born):
         raise InvalidRequestError("an agent says on which host it is, by a printable name", actual=message.host[:64])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ckptd.engine.lanes.plan import PAGE_BYTES
-from ckptd.engine.layout import Column, Lane
+from ckptd.engine.layout import Column, Lane, Rows
 from ckptd.engine.manifest import Manifest
 
 
@@ -55,7 +55,7 @@ def place(
     return Placement(offsets, _put(offsets, rest, manifest.sizes, at), np.sort(rows))
 
 
-def _put(offsets: Column, rows: Column, sizes: Column, at: int) -> int:
+def _put(offsets: Column, rows: Rows, sizes: Column, at: int) -> int:
     ends = np.cumsum(sizes[rows])
     offsets[rows] = at + ends - sizes[rows]
     return at + (int(ends[-1]) if len(ends) else 0)

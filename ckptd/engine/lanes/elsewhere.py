@@ -27,6 +27,8 @@ _SUM_BYTES = 4
 class RemoteCapture:
     """A rank's part of a save in the memory of its own host: all that matters here is whether it is in place."""
 
+    __slots__ = ("is_sealed",)
+
     def __init__(self) -> None:
         """The rank still captures."""
         self.is_sealed = False

@@ -33,7 +33,7 @@ from ckptd.engine.lanes.capture import LONG_BYTES, Capture, Stretch
 from ckptd.engine.lanes.geometry import first_of_runs
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.standstill import Standstill, wait_sealed, wait_summed
-from ckptd.engine.layout import Column, Layout
+from ckptd.engine.layout import Column, Layout, Rows
 from ckptd.engine.manifest import STRING, Manifest
 from ckptd.errors import CkptdError
 from ckptd.storage.local.around_cache import UNIT_BYTES, address_of, empty_at
@@ -68,7 +68,7 @@ class SegmentRun:
             at += size
 
 
-def runs_of(layout: Layout, segments: Column, offsets: Column) -> list[SegmentRun]:
+def runs_of(layout: Layout, segments: Rows, offsets: Column) -> list[SegmentRun]:
     """Return the runs that make up a lane; `offsets` is where each part of the sender is in its memory."""
     sizes, shard_offsets = layout.segment_size[segments], layout.segment_offset[segments]
     memory_offsets = offsets[layout.segment_item[segments]] + layout.segment_item_offset[segments]
@@ -98,7 +98,7 @@ def first_sums(manifest: Manifest) -> Column:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
 
-def sum_rows(layout: Layout, segments: Column, begins: Column) -> Column:
+def sum_rows(layout: Layout, segments: Rows, begins: Column) -> Column:
     """Return, per segment, which checksum of the sender's capture is its own; `begins` is of `first_sums`."""
     # Of strings, what does not begin the part is what follows its lengths.
     return begins[layout.segment_item[segments]] + (layout.segment_item_offset[segments] > 0)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.lanes.geometry import Pieces, Segments, checksum, runs
-from ckptd.engine.layout import Column, Layout
+from ckptd.engine.layout import Column, Layout, Rows
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
 from ckptd.format import crc32c
 from ckptd.storage.base import BorrowingWriter, ByteSink
@@ -59,7 +59,7 @@ class LaneWriter:
         """
         self.rank = rank
         self.shard = shard
-        self.segments: Column = layout.lane_segments[rank, shard]
+        self.segments: Rows = layout.lane_segments[rank, shard]
         self._layout = layout
         self._writer = writer
         self._borrower = writer if isinstance(writer, BorrowingWriter) else None

@@ -166,7 +166,7 @@ class _Entries:
 
 
 def _values(layout: Layout, dtype: int, shapes: Column, rows: Column, crcs: NDArray[np.uint32]) -> Ragged:
-    where = layout.entry_shard[rows], layout.entry_offset[rows], layout.entry_size[rows]
+    where = layout.entry_shard[rows].astype(np.int64), layout.entry_offset[rows], layout.entry_size[rows]
     return columns.entry_values(dtype, shapes, *where, crcs[rows].astype(np.int64))
 
 

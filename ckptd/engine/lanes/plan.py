@@ -18,7 +18,7 @@ from ckptd.engine.lanes.cutting import Hosts, choose_hosts, cut_by_bytes, cut_by
 from ckptd.engine.lanes.joining import join_touching
 from ckptd.engine.lanes.part_table import PartTable, gather
 from ckptd.engine.lanes.units import Units, choose_units
-from ckptd.engine.layout import Column, Layout, Literal, SliceSet
+from ckptd.engine.layout import Column, Layout, Literal, SliceSet, narrow
 from ckptd.engine.manifest import STRING, VARIANT, Manifest
 from ckptd.engine.replicas import Replicas
 from ckptd.format import crc32c
@@ -155,15 +155,15 @@ def _lay_out(
         dtypes=parts.dtypes,
         full_shapes=parts.full_shapes,
         shard_sizes=shard_sizes,
-        entry_tensor=entry_tensor,
-        entry_shard=entry_shard,
+        entry_tensor=narrow(entry_tensor),
+        entry_shard=narrow(entry_shard),
         entry_offset=entry_offset,
         entry_size=entry_size,
         entry_lengths_crc=crcs,
         slices=_slice_sets(parts, units, entry),
-        segment_entry=pieces.entry[moved],
-        segment_rank=parts.rank[rows],
-        segment_item=parts.item[rows],
+        segment_entry=narrow(pieces.entry[moved]),
+        segment_rank=narrow(parts.rank[rows]),
+        segment_item=narrow(parts.item[rows]),
         segment_item_offset=pieces.item_offset[moved],
         segment_size=pieces.size[moved],
         segment_offset=offset[moved],

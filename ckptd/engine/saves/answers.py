@@ -15,16 +15,24 @@ Value = TypeVar("Value")
 
 def answered(answer: Callable[[], Future[Assignment] | Checkpoint]) -> Future[Assignment | Checkpoint]:
     """Return a future with what `answer` returns or raises."""
-    settled: Future[Assignment | Checkpoint] = Future()
     try:
-        result = answer()
+        return settled(answer())
     except CkptdError as error:
-        settled.set_exception(error)
-        return settled
-    if isinstance(result, Checkpoint):
-        settled.set_result(result)
-        return settled
-    return result  # type: ignore[return-value]  # Future is invariant, but only we set it
+        return failed(error)
+
+
+def settled(answer: Future[Assignment] | Checkpoint) -> Future[Assignment | Checkpoint]:
+    """Return an answer as a future."""
+    if isinstance(answer, Checkpoint):
+        return known(answer)
+    return answer  # type: ignore[return-value]  # Future is invariant, but only we set it
+
+
+def failed(error: CkptdError) -> Future[Assignment | Checkpoint]:
+    """Return a future that is done, and raises this."""
+    future: Future[Assignment | Checkpoint] = Future()
+    future.set_exception(error)
+    return future
 
 
 def settled_by_engine() -> Future:  # type: ignore[type-arg]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
@@ -38,7 +38,7 @@ class Claim:
     actor: Actor | None = None
     host: str = ""  # whose agent writes its bytes; "" when they come here
     elsewhere: RemoteCapture | None = None  # in that host's memory
-    _fed: dict[int, list[SegmentRun]] = field(default_factory=dict)  # per shard
+    _fed: dict[int, list[SegmentRun]] | None = None  # per shard, once it is fed from here: mostly agents feed
 
     @classmethod
     def of(
@@ -86,13 +86,14 @@ class Claim:
         """Begin to take the lanes of this rank from where it captures them, if it does; each by work for `submit`."""
         if self.capture is None or self.sum_begins is None:
             return
+        fed = self._fed = self._fed or {}
         for lane in lanes:
-            runs = self._fed[lane.shard] = runs_of(layout, lane.segments, self.capture.offsets)
+            runs = fed[lane.shard] = runs_of(layout, lane.segments, self.capture.offsets)
             submit(feed, lane, runs, self.capture, sum_rows(layout, lane.segments, self.sum_begins), standstill)
 
     def plan_anew(self) -> None:
         """Forget what was taken for an earlier plan."""
-        self._fed = {}
+        self._fed = None
 
     def keep_in_memory(self, save_id: str, index_crc32c: int | None, shard_keys: Mapping[int, str]) -> None:
         """Record in the memory which save it holds, now that it is published: a restart right after reads it there.
@@ -100,7 +101,11 @@ class Claim:
         Not for memory that training can reach: a later change there would go unnoticed in a box of a tensor.
         """
         if index_crc32c is not None and self.capture is not None and not self.capture.is_staged:
-            held = [stretch for shard, runs in self._fed.items() for stretch in stretches_of(runs, shard_keys[shard])]
+            held = [
+                stretch
+                for shard, runs in (self._fed or {}).items()
+                for stretch in stretches_of(runs, shard_keys[shard])
+            ]
             self.capture.saved(Holding(save_id, index_crc32c, held))
 
     def refuse(self, error: CkptdError) -> None:
@@ -121,4 +126,4 @@ class Claim:
             self.capture.ended()
         self.forget_declared()
         self.capture = self.sum_begins = self.planned = None
-        self._fed = {}
+        self._fed = None

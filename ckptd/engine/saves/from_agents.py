@@ -7,15 +7,18 @@ writes the same shard. Everything may come twice, or late.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 from ckptd.engine.catalog.ledger import ConfirmRoot, confirm_nothing
+from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.hosts.messages import AgentLife, Guest, Receipt
-from ckptd.engine.identity import SaveRef
+from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.lanes.elsewhere import RemoteShard
 from ckptd.engine.lanes.host_share import HostShare, part_of
 from ckptd.engine.lanes.shard import Shard
-from ckptd.engine.layout import Layout
+from ckptd.engine.layout import Assignment, Layout
+from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves.remembered import remembered
 from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.save import Save
@@ -44,6 +47,11 @@ class FromAgents:
         """Of this coordinator; see `ckptd.engine.catalog.term`."""
         self.confirm_root: ConfirmRoot = confirm_nothing
         """Called before whatever changes a run; raises once another coordinator has the root."""
+
+    def declare(self, declared: Sequence[tuple[Declaration, Manifest]]) -> list[Future[Assignment | Checkpoint]]:
+        """Take the declarations of ranks of one host, all of one run; see `Coordinator.declare` for each answer."""
+        with self._runs.joined(declared[0][0].save.run) as run:
+            return run.declare_together(declared)
 
     def layout_of(self, save: SaveRef) -> Layout:
         """Return the layout of a save under way that is planned; `ConflictError` before that."""

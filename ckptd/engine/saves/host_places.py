@@ -99,11 +99,18 @@ class HostPlaces:
         with self._lock:
             return self._changing.setdefault(host, threading.Lock())
 
-    def epoch_of(self, host: str, run: str, member: Member) -> int | None:
-        """Return the epoch of the place that a rank has by the present life of its host's agent; None without one."""
-        life, placed = self._present(host), self._placed((host, run, member.rank))
-        is_same = placed is not None and placed.member == member and life is not None and placed.by == life.incarnation
-        return placed.epoch if placed is not None and is_same else None
+    def epochs_of(self, host: str, run: str, members: Sequence[Member]) -> list[int | None]:
+        """Return the epoch of each rank's place by the present life of its host's agent; None without one."""
+        life = self._present(host)
+        with self._lock:
+            places = self._hosts[host].places if host in self._hosts else {}
+            held = [places.get((run, member.rank)) for member in members]
+        if life is None:
+            return [None] * len(members)
+        return [
+            placed.epoch if placed is not None and placed.by == life.incarnation and placed.member == member else None
+            for placed, member in zip(held, members, strict=True)
+        ]
 
     def all(self) -> dict[str, dict[str, list[int]]]:
         """Return the ranks that have places, ascending, by host and run."""

@@ -35,6 +35,7 @@ from ckptd.engine.layout import Assignment
 from ckptd.engine.refusals import InDoubtError, NotNowError
 from ckptd.engine.saves.asked import Asked, Beginning, Stamp, no_index
 from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.engine.saves.host_declarations import declarations_of, declare, of_one_save
 from ckptd.engine.saves.host_orders import order, passed_on_alone, renewed
 from ckptd.engine.saves.host_places import HostPlaces
 from ckptd.engine.saves.workers import WorkPool
@@ -206,16 +207,11 @@ class HostRequests:
         answers: list[Future[Assignment | Checkpoint]] = []
         self._again.pop(key, None)
         try:
-            for part in said.parts:
-                epoch = self._places.epoch_of(asked.by.host, said.run, part.member)
-                if epoch is None:
-                    epoch = self._places.place(asked.by.host, said.run, part.member, part.options)
-                save = replace(part.declaration.save, epoch=epoch, save_id="", attempt=0, plan_id="")
-                again = replace(part.declaration, save=save, host=asked.by.host, is_repeated=not asked.is_new)
-                declaration = asked.stamp(again)
-                with self.beginning(asked.by.host, declaration):
-                    answers.append(self._coordinator.declare(declaration))
-                asked.declared.append(declaration)
+            declarations = declarations_of(self._places, asked)
+            for alike in of_one_save(declarations):
+                with self.beginning(asked.by.host, alike[0]):
+                    answers += declare(self._coordinator, alike)
+                asked.declared += alike
         except NotNowError as error:
             self._again[key] = said.request_id
             self._forget(asked)  # it says so again
@@ -230,7 +226,10 @@ class HostRequests:
         except CkptdError as error:
             self._refuse(asked, answers, error)
             return
-        left = [len(answers)]
+        # Ranks of one save, which is not planned, are answered in their order: the last answer is that of all.
+        are_together = len({each.prefix for each in declarations}) == 1 and not any(each.done() for each in answers)
+        awaited = answers[-1:] if are_together else answers
+        left = [len(awaited)]
 
         def answered(answer: Future[Assignment | Checkpoint]) -> None:
             with self._lock:
@@ -240,7 +239,7 @@ class HostRequests:
                 self._workers.submit(guarded, self._planned, asked, tuple(answers))
                 answers.clear()  # futures keep this function: with theirs in it they would free each other late
 
-        for answer in tuple(answers):
+        for answer in tuple(awaited):
             answer.add_done_callback(answered)
 
     def _refuse(self, asked: Asked, answers: Sequence[Future[Assignment | Checkpoint]], error: CkptdError) -> None:

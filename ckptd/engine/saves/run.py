@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
@@ -20,6 +21,7 @@ from ckptd.engine.layout import Assignment
 from ckptd.engine.log import log_evicted
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves.after_publishing import AfterPublishing
+from ckptd.engine.saves.answers import answered, failed, settled
 from ckptd.engine.saves.known_layouts import KnownLayouts
 from ckptd.engine.saves.listeners import Listeners
 from ckptd.engine.saves.members import Members
@@ -32,7 +34,7 @@ from ckptd.engine.saves.shares import Share
 from ckptd.engine.saves.surroundings import Admit, Surroundings, admit_all, new_id
 from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
-from ckptd.errors import ConflictError, NotFoundError, NotPermittedError
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, NotPermittedError
 from ckptd.storage.base import Store
 
 
@@ -204,6 +206,26 @@ class Run:
                     f"{declaration.save} is already saved, and {why_lost}: replacing it needs the role `manage`"
                 )
             return self.saves.declare_new(declaration, manifest, capture)
+
+    def declare_together(
+        self, declared: Sequence[tuple[Declaration, Manifest]]
+    ) -> list[Future[Assignment | Checkpoint]]:
+        """Take declarations of several ranks, mostly of a save that others have begun, and so under one lock."""
+        answers: list[Future[Assignment | Checkpoint]] = []
+        with self.lock:
+            for declaration, manifest in declared:
+                try:
+                    self.members.check_declares(declaration)
+                    answer = self.saves.declare_known(declaration, manifest, None)
+                except CkptdError as error:
+                    answers.append(failed(error))
+                    continue
+                if answer is None:
+                    break
+                answers.append(settled(answer))
+        for declaration, manifest in declared[len(answers) :]:
+            answers.append(answered(partial(self.declare, declaration, manifest)))
+        return answers
 
     # What operators see.
 

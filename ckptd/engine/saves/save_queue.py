@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 from ckptd.engine.checkpoint import Checkpoint
@@ -32,6 +32,8 @@ from ckptd.errors import CkptdError, ConflictError, NotFoundError, SessionAborte
 from ckptd.format.names import prefix_for
 
 _REMEMBERED_SAVES = 64
+_REMEMBERED_CLAIMS = 1 << 16  # of these saves together, beside the latest four
+_SURELY_REMEMBERED = 4
 _MOST_NAMED = 8  # processes in one message
 
 
@@ -294,7 +296,7 @@ class SaveQueue:
         """Remove a save that is over from the queue, start what follows it, and let the next one commit."""
         self._live.remove(save)
         self._ended[save.save_id] = save
-        while len(self._ended) > _REMEMBERED_SAVES:
+        while is_too_much([len(each.claims) for each in self._ended.values()]):
             self._ended.popitem(last=False)
         if save.session.phase is Phase.PUBLISHED:
             checkpoint = save.outcome.result(timeout=0)
@@ -366,6 +368,13 @@ class SaveQueue:
         with self._lock:
             for save in list(self._live):
                 save.fail(reason)
+
+
+def is_too_much(claims: Sequence[int]) -> bool:
+    """Whether the oldest of ended saves is to be forgotten, of which so many ranks took part in each."""
+    if len(claims) <= _SURELY_REMEMBERED:
+        return False
+    return len(claims) > _REMEMBERED_SAVES or sum(claims) > _REMEMBERED_CLAIMS
 
 
 def _end_without(save: Save, reasons: Mapping[int, str]) -> None:
