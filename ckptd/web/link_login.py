@@ -34,6 +34,10 @@ class LinkPorter:
             raise UnauthenticatedError("this page opens by the link that `ckptd ui` printed when it started")
         return Visitor(of_token("ui"), lambda _run: True, True)
 
+    async def redeem(self, code: str) -> str | None:
+        """See `ServedDaemon`: there are no codes here, the link itself signs in."""
+        return None
+
     async def is_alive(self) -> bool:
         """See `ServedDaemon`."""
         return True
