@@ -69,6 +69,18 @@ class Writers:
             return ""
         return f"whether step {step} is saved is not known: step {latest} is, by now"
 
+    def check_may_begin_anew(self, step: int | None) -> None:
+        """Make sure that a save which is not new, and goes on with no other, does not take the state back.
+
+        What waits for its writers may be of another call of `save`; see `why_not_begin`.
+
+        Raises:
+            ConflictError: a later step is published by now.
+        """
+        latest = max((each.step or 0 for each in self._ledger.records.values() if each.published), default=-1)
+        if step is not None and step <= latest:
+            raise ConflictError(f"whether step {step} is saved is not known: step {latest} is, by now")
+
     def check_order(self, record: Record) -> None:
         """Make sure that what was revived is not published after what began later: the state would go back.
 

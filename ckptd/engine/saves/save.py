@@ -72,6 +72,7 @@ class Save:
     retired: Future[None] = field(init=False)  # once it is over, and so is what retention does because of it
     claims: dict[int, Claim] = field(default_factory=dict)
     told: dict[int, str] = field(default_factory=dict)  # rank → its request, if told of the end undeclared
+    is_repeated: bool = False  # a former coordinator may have been told of it
     is_withdrawn: bool = False  # by the only rank that had declared: the others are not told of its end
     plan: Plan = field(init=False)
     _plan_id: str = ""
@@ -124,6 +125,7 @@ class Save:
             )
         if declaration.append_only:
             self.first = replace(self.first, append_only=True)
+        self.is_repeated |= bool(declaration.host and declaration.is_repeated)
         planned: Future[Assignment] = settled_by_engine()
         self.claims[rank] = Claim.of(declaration, manifest, capture, planned)
         if declaration.meta_graph is not None:
@@ -271,7 +273,11 @@ class Save:
             for claim in claims:
                 claim.forget_declared()
             meta_suffix = None if self._meta_graph is None else self._meta_suffix
-            self._go_on_with(self.plan.revive(self.ref, self.first, layout, claims, meta_suffix))
+            revived = self.plan.revive(self.ref, self.first, layout, claims, meta_suffix)
+            if revived is None and self.is_repeated:
+                with self.run.stored.lock:
+                    self.run.stored.catalog.writers.check_may_begin_anew(self.first.save.step)
+            self._go_on_with(revived)
             self.run.journal.save_begins(self.ref, self.first.prefix, self.actors)
             self.plan.begin(
                 self.ref,
