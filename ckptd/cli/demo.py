@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +65,12 @@ class Stage:
         """Say one thing that has happened."""
         self._console.print(f"   {text}", markup=False, soft_wrap=True)
 
+    def wait(self) -> None:
+        """Return at Ctrl-C."""
+        self._bar.update(self._task, visible=False)
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
     def training(self, step: int, last_step: int, loss: float) -> None:
         """Move the bar; a pipe gets only the saves."""
         self._bar.update(self._task, completed=step, total=last_step, loss=loss, visible=True)
@@ -83,8 +90,15 @@ class Stage:
     help="Keep the checkpoints here (new or empty). Default: a temporary directory, removed at the end.",
 )
 @click.option("--root", metavar="URL", help="With --hosts: keep the checkpoints there, in a bucket for example.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Serve the daemon's page, whose link is among the first lines, and keep it until Ctrl-C.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; the story goes to stderr.")
-def command(workers: int | None, hosts: int | None, directory: Path | None, root: str | None, as_json: bool) -> int:
+def command(
+    workers: int | None, hosts: int | None, directory: Path | None, root: str | None, watch: bool, as_json: bool
+) -> int:
     """Train, kill a worker in the middle of a save, and recover.
 
     A daemon is started on a local directory. Worker processes train a network on handwritten digits and save
@@ -97,6 +111,8 @@ def command(workers: int | None, hosts: int | None, directory: Path | None, root
     """
     if hosts is not None and workers is not None:
         raise InvalidRequestError("with --hosts there are two workers on each host: leave out --workers")
+    if watch and hosts is not None:
+        raise InvalidRequestError("--watch shows the page of the demo's one daemon: leave out --hosts")
     if root is not None and hosts is None:
         raise InvalidRequestError("--root belongs to --hosts; a directory for all that the demo keeps is --dir")
 
@@ -113,7 +129,7 @@ def command(workers: int | None, hosts: int | None, directory: Path | None, root
                 raise ConflictError("the demo needs a directory that is new or empty", key=str(directory))
             directory.mkdir(parents=True, exist_ok=True)
         with Stage(stderr=as_json) as stage:
-            outcome = _tell(directory, workers or 4, hosts, root, stage)
+            outcome = _tell(directory, workers or 4, hosts, root, stage, watch=watch)
         if as_json:
             output.emit_json({**asdict(outcome), "held": outcome.held})
         else:
@@ -125,12 +141,14 @@ def command(workers: int | None, hosts: int | None, directory: Path | None, root
     return 0 if outcome.held else _CLAIM_FAILED_EXIT_CODE
 
 
-def _tell(directory: Path, workers: int, hosts: int | None, root: str | None, stage: Stage) -> DemoOutcome:
+def _tell(
+    directory: Path, workers: int, hosts: int | None, root: str | None, stage: Stage, *, watch: bool
+) -> DemoOutcome:
     from ckptd.demo import hosts_story, story
     from ckptd.demo.script import HostsScript, Script
 
     if hosts is None:
-        return story.tell(directory, Script(workers=workers), stage)
+        return story.tell(directory, Script(workers=workers, is_watched=watch), stage)
     return hosts_story.tell(directory, HostsScript(num_hosts=hosts), stage, root)
 
 

@@ -24,6 +24,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "demo": (
         ("ckptd demo", "everything in action, in less than a minute"),
+        ("ckptd demo --watch", "on a live page, until Ctrl-C"),
         ("ckptd demo --workers 8 --dir /tmp/demo", "keep what it saved, to look around"),
         ("ckptd demo --hosts 3", "agents of three hosts and a coordinator, each killed in its turn"),
     ),

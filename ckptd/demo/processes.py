@@ -125,6 +125,13 @@ class Daemon:
                 return host, int(port)
         raise UnavailableError(f"the daemon listens on no port: {self.listening}")
 
+    def page(self) -> str:
+        """Return a link to its page; it works once, within a minute. Only with `--http`, or on this host."""
+        assert self._channel is not None
+        request = admin_pb2.OpenPageRequest(peer=versions.this_peer(versions.new_incarnation()))
+        reply = methods.Stub(self._channel, methods.ADMIN).OpenPage(request, timeout=_START_TIMEOUT_S)
+        return str(reply.http + reply.path)
+
     def status(self) -> admin_pb2.StatusReply:
         """Return what the daemon is doing."""
         assert self._channel is not None

@@ -30,6 +30,7 @@ class Script:
     killed_step: int = 120
     max_to_keep: int = 6
     least_accuracy: float = 0.95
+    is_watched: bool = False  # its page is shown, and the daemon stays until someone has seen enough
 
     @property
     def victim(self) -> int:

@@ -42,6 +42,9 @@ class Narrator(Protocol):
     def line(self, text: str) -> None:
         """Say one thing that has happened."""
 
+    def wait(self) -> None:
+        """Return when the person has seen enough."""
+
     def training(self, step: int, last_step: int, loss: float) -> None:
         """Show how far training is; called often."""
 
@@ -78,12 +81,18 @@ class _Telling:
 
         self._narrator.chapter("A daemon")
         token_file = self._ready_file.with_suffix(".token")
-        daemon = Daemon(self._root, self._logs / "daemon.log", self._ready_file, token_file=token_file)
+        options = ["--http", "127.0.0.1:0"] if script.is_watched else []
+        daemon = Daemon(self._root, self._logs / "daemon.log", self._ready_file, options, token_file=token_file)
         try:
             daemon.wait_until_ready()
             self._narrator.line(f"ckptd serve, pid {daemon.pid}, {', '.join(daemon.listening)}, root {self._root}")
+            if script.is_watched:
+                self._narrator.line(f"its page, by a link that works once within a minute: {daemon.page()}")
             self._train_until_one_dies(daemon)
             self._train_to_the_end(daemon)
+            if script.is_watched:
+                self._narrator.line(f"the daemon and its page stay until Ctrl-C; another link: {daemon.page()}")
+                self._narrator.wait()
         finally:
             code = daemon.stop()
             token_file.unlink(missing_ok=True)
