@@ -260,6 +260,7 @@ async def _serve(
     code = 0 if finished else SessionAbortedError.exit_code
     if reason in (_TAKEN_OVER, role.successor):
         code = ConflictError.exit_code
+        server.leave_word(role.successor or "")
     _leave_after(LEAVE_S, config, code)  # a call that nothing waits for any more may still be at the store
     if pages.web is not None:
         await pages.web.stop()

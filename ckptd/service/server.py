@@ -51,7 +51,7 @@ from ckptd.service.visitors import Visitors
 from ckptd.service.watch import WatchService
 from ckptd.storage.capabilities import PooledObjects
 from ckptd.watch.hub import Hub
-from ckptd.wire import channels, methods, proxied, versions
+from ckptd.wire import channels, last_word, methods, proxied, versions
 from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address, http_url
 from ckptd.wire.channels import ConnectionLife
 from ckptd.wire.server_tls import Tls
@@ -227,6 +227,11 @@ class Server:
         self._admin.http = "" if self.http is None else http_url(self.http)
         self._admin.start_http = start
 
+    def leave_word(self, why: str) -> None:
+        """Tell clients at our sockets why we do not come back there; "" says nothing. While they are still ours."""
+        for path in self._sockets if why else ():
+            last_word.leave(Address(path=str(path)), why)
+
     def _lend_arenas(self, bound: Sequence[Address]) -> None:
         options = self._options.arena
         if options is None or not options.limit_bytes or not is_supported():
@@ -275,6 +280,7 @@ class Server:
     def _bind(self, address: Address) -> Address:
         if address.is_unix:
             check_is_free(address)
+            last_word.forget(address)
             self._give_tickets(address)  # before the socket is there: clients that find no tickets show none
         # A socket is born with its permissions: changed only afterwards, it would be open for a moment.
         mask = os.umask(0o777 & ~self._options.socket_mode)

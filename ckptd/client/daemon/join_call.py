@@ -23,10 +23,11 @@ from ckptd.errors import (
     ConflictError,
     EvictedError,
     InvalidRequestError,
+    SessionAbortedError,
     UnavailableError,
     VersionMismatchError,
 )
-from ckptd.wire import addresses, convert, status, versions
+from ckptd.wire import addresses, convert, last_word, status, versions
 from ckptd.wire.v1 import common_pb2, save_pb2
 
 FIRST_CONFLICT_WAIT_S = 20.0
@@ -178,6 +179,11 @@ class JoinCall:
                     answer_deadline = answer_deadline or Deadline(STORE_WAIT_S)
                     is_final = answer_deadline.has_passed
                 else:
+                    if isinstance(error, UnavailableError) and (why := last_word.read(self._contact.address)):
+                        error = SessionAbortedError(
+                            f"the agent at {self._address} has ended and does not come back there: {why}. Start this "
+                            "process again with the address of the one that runs (CKPTD_ADDRESS)"
+                        )
                     is_final = not error.retryable
                 if is_final:
                     self._fatal = self._told_of_this_process(error) if is_conflict else error
