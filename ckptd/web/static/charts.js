@@ -64,6 +64,8 @@ function draw() {
   if (data.lag.some((each) => each !== null)) {
     plot(into, "Slowest rank behind the median", [stroke("lag", "--bad")], [at, sorted(data.lag)], "ms");
   }
+  // Now that all are there, each has its place in the row.
+  for (const { made, size } of plots) made.setSize(size());
 }
 
 addEventListener("resize", () => { for (const { made, size } of plots) made.setSize(size()); });
