@@ -65,10 +65,11 @@ class Stage:
         """Say one thing that has happened."""
         self._console.print(f"   {text}", markup=False, soft_wrap=True)
 
-    def wait(self) -> None:
-        """Return at Ctrl-C."""
+    def wait(self, text: str) -> None:
+        """Say for what, and return at Ctrl-C."""
         self._bar.update(self._task, visible=False)
         with suppress(KeyboardInterrupt):
+            self.line(text)
             threading.Event().wait()
 
     def training(self, step: int, last_step: int, loss: float) -> None:

@@ -42,8 +42,8 @@ class Narrator(Protocol):
     def line(self, text: str) -> None:
         """Say one thing that has happened."""
 
-    def wait(self) -> None:
-        """Return when the person has seen enough."""
+    def wait(self, text: str) -> None:
+        """Say `text`, and return when the person has seen enough."""
 
     def training(self, step: int, last_step: int, loss: float) -> None:
         """Show how far training is; called often."""
@@ -91,8 +91,7 @@ class _Telling:
             self._train_until_one_dies(daemon)
             self._train_to_the_end(daemon)
             if script.is_watched:
-                self._narrator.line(f"the daemon and its page stay until Ctrl-C; another link: {daemon.page()}")
-                self._narrator.wait()
+                self._narrator.wait(f"the daemon and its page stay until Ctrl-C; another link: {daemon.page()}")
         finally:
             code = daemon.stop()
             token_file.unlink(missing_ok=True)

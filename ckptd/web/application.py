@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -72,6 +73,7 @@ class Application:
             exception_handlers={Exception: _failed},
         )
         self._inner.router.redirect_slashes = False  # to where the request's `Host` says
+        self._compressed = GZipMiddleware(self._inner, minimum_size=1000, compresslevel=6)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -88,6 +90,8 @@ class Application:
             answer = _text(_TOO_LONG, f"the request has more than {HEAD_BYTES} bytes before its body")
         elif scope["path"] not in FOR_ALL and not scope["path"].startswith(FOR_ALL_BELOW):
             answer = await self._refusal(Request(scope)) or self._inner
+        if answer is self._inner and _is_compressed(scope):
+            answer = self._compressed
         try:
             await answer(scope, receive, send_guarded)
         except Exception:  # Starlette raises again what it has answered
@@ -173,6 +177,15 @@ def _head_bytes(scope: Any) -> int:
     """Return how long a request is before its body. h11 bounds only what comes in several pieces."""
     target = len(scope["raw_path"]) + len(scope["query_string"])
     return target + sum(len(name) + len(value) for name, value in scope["headers"])
+
+
+def _is_compressed(scope: Any) -> bool:
+    """Say whether an answer may be compressed.
+
+    One that repeats what a link asks for is not: its length would tell the author of the link what else is on the page.
+    """
+    path = scope["path"]
+    return path.startswith(FOR_ALL_BELOW) or (not scope["query_string"] and (path == "/" or path.startswith("/runs/")))
 
 
 def _authorization(request: Request) -> str | None:

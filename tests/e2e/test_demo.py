@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import urllib.request
+from http.cookiejar import CookieJar
 
 import numpy as np
 import pytest
@@ -33,7 +36,7 @@ class Silent:
     def line(self, text):
         self.lines.append(text)
 
-    def wait(self):
+    def wait(self, text):
         raise AssertionError("nobody watches")
 
     def training(self, step, last_step, loss):
@@ -155,21 +158,38 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path, capsys):
     assert (tmp_path / "mine").read_text() == "keep"
 
 
-def test_the_command_itself_in_full_with_one_document_on_stdout(tmp_path):
-    done = prepared.run(
-        [sys.executable, "-m", "ckptd", "demo", "--json", "--dir", str(tmp_path / "demo")],
+def test_the_command_itself_in_full_with_its_page_until_it_is_interrupted_and_one_document_on_stdout(tmp_path):
+    process = prepared.Popen(
+        [sys.executable, "-m", "ckptd", "demo", "--watch", "--json", "--dir", str(tmp_path / "demo")],
         children_fork=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=200,
         env=child_environment(),
         cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    document = json.loads(done.stdout)
+    try:
+        told = []
+        for line in process.stderr:
+            told.append(line)
+            if "until Ctrl-C" in line:
+                break
+        links = [each.split()[-1] for each in told if "/login?code=" in each]
+        assert len(links) == 2, told
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+        with opener.open(links[1], timeout=60) as page:
+            assert b"model.ckpt-200" in page.read()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+        process.wait()
+    stderr = "".join(told) + err
+    assert process.returncode == 0, out + stderr
+    document = json.loads(out)
     assert document["held"] is True
     assert document["accuracy"] > 0.95
     assert document["resumed_step"] == document["killed_step"] - 20
     assert {kept["workers"] for kept in document["checkpoints"]} == {3, 4}
     assert all(kept["intact"] and kept["same_bits"] for kept in document["checkpoints"])
-    assert "is killed in the middle of the save" in done.stderr
+    assert "is killed in the middle of the save" in stderr

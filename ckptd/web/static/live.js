@@ -2,6 +2,12 @@
 // The badge says "live", or "lost" when nothing was heard for a moment, and the stream is opened again until it is.
 const SILENT_MS = 2500, AGAIN_MS = 1000;
 
+// What the keyboard is on is found again by this in a part that has come anew.
+function nameOf(each) {
+  const said = ["href", "aria-label", "aria-labelledby"].map((one) => each.getAttribute(one)).find(Boolean);
+  return `${each.tagName} ${said || each.textContent}`;
+}
+
 export function follow(url, after, refresh) {
   const badge = document.getElementById("badge");
   let source = null, heard = performance.now(), last = after, isLost = null, ended = "";
@@ -14,6 +20,7 @@ export function follow(url, after, refresh) {
       badge.hidden = false;
       badge.classList.toggle("lost", lost);
       badge.textContent = lost ? "lost" : "live";
+      document.body.classList.toggle("is-lost", lost);
     }
     badge.title = lost ? (ended || `nothing heard for ${Math.round(silent / 1000)} s`) : "updated as it happens";
   }
@@ -31,11 +38,11 @@ export function follow(url, after, refresh) {
     if (!place) return;
     const open = [...place.querySelectorAll("details")].map((each) => each.open);
     const scrolled = [...place.querySelectorAll(".timeline, .scroll")].map((each) => each.scrollLeft);
-    const focused = place.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    const focused = place.contains(document.activeElement) ? nameOf(document.activeElement) : null;
     place.innerHTML = event.data;
     place.querySelectorAll("details").forEach((each, i) => { each.open = open[i] || false; });
     place.querySelectorAll(".timeline, .scroll").forEach((each, i) => { each.scrollLeft = each.matches(".timeline") ? each.scrollWidth : scrolled[i] || 0; });
-    if (focused) [...place.querySelectorAll("a")].find((each) => each.getAttribute("href") === focused)?.focus();
+    if (focused) [...place.querySelectorAll("a, button, summary, [tabindex]")].find((each) => nameOf(each) === focused)?.focus({ preventScroll: true });
     refresh(place);
     document.dispatchEvent(new CustomEvent("ckptd:part", { detail: event.type }));
   }

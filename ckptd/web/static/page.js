@@ -60,3 +60,13 @@ document.addEventListener("click", async (event) => {
 });
 
 if (document.body.dataset.events) follow(document.body.dataset.events, document.body.dataset.after, refresh);
+
+// A page without a run becomes the page of the first one.
+async function awaitRun() {
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
+    if (answer.ok && (await answer.text()).includes(" data-events=")) return location.reload();
+  } catch { /* the daemon is away: it may come back */ }
+  setTimeout(awaitRun, 1000);
+}
+if (document.querySelector("[data-awaits-run]")) awaitRun();

@@ -192,3 +192,15 @@ def test_what_is_of_others_is_what_was_reviewed():
 
 def test_without_a_run_the_page_says_how_to_see_one():
     assert "ckptd demo" in client_of(FakeSource()).get("/", headers=GOOD).text
+
+
+def test_pages_and_styles_come_compressed_but_not_what_repeats_the_words_of_a_link():
+    client = client_of(FakeSource([run("runs/a", tuple(checkpoint(step) for step in range(20)))]))
+    for path in ("/", "/runs/runs/a", "/static/uplot.js"):
+        answer = client.get(path, headers=GOOD)
+        assert (answer.headers["content-encoding"], answer.headers["vary"]) == ("gzip", "Accept-Encoding")
+        plain = client.get(path, headers={**GOOD, "Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert plain.content == answer.content
+    for path in ("/?run=runs/a", "/runs/runs/a?skip=0", "/api/v1/runs/runs/a/checkpoints"):
+        assert "content-encoding" not in client.get(path, headers=GOOD).headers
