@@ -233,6 +233,14 @@ def test_publications_are_heard_by_all_who_watch(tmp_path):
         assert 0 <= found[place]["p50_ms"] <= found[place]["p99_ms"] <= found[place]["max_ms"]
 
 
+def test_metrics_are_measured_with_and_without_in_turns(tmp_path):
+    found = run("metrics_cost.py", "--rounds=1", "--saves=3", "--size=4KiB", "--runs=200", f"--dir={tmp_path}")
+    assert {way: len(each) for way, each in found["save_cpu_s"].items()} == {"with": 1, "without": 1}
+    assert found["scrapes"]["1"]["series"] < 600
+    assert found["scrapes"]["200"]["series"] < 15_000
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_clients_of_a_bucket_take_turns_and_leave_nothing(s3_service):
     environment = s3_service.environment()
     small = ("--objects=2", "--size=18MiB", "--rounds=1", "--bucket=ckptd-clients")
@@ -275,6 +283,7 @@ def is_empty(s3_service, bucket):
         "memory.py",
         "moving.py",
         "watch.py",
+        "metrics_cost.py",
         "object_clients.py",
         "object_store.py",
         "stream.py",
