@@ -44,7 +44,7 @@ class Measured:
         seconds: how long it took.
         phases_s: how long each phase of a save took, those that it came to the end of.
         lag_s: of a save of several ranks: how long after the median the last byte of the slowest came.
-        received_bytes: what came here, by the way: ``shm``, ``grpc``.
+        received_bytes: what came here, by the way: ``shm``, ``grpc``; of a restore what came there, also ``direct``.
         stall_s: how long a rank's call of `save` made training stand still, by what it was for.
         whys: of retention: how often it decided so, by what that rests on (`ckptd.engine.catalog.retention.Why`).
         tensors: of a verification: how many there are, by what they are: ``ok``, ``corrupt``.

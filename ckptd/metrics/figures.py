@@ -45,7 +45,7 @@ class Figures:
         registry: has them all.
         of_store, of_service: what the store is requested to do, and the service; they are to be told.
         runs: which of them have series of their own.
-        phases, paths, parts: the series of durations, received bytes and stalls, by their label.
+        phases, paths, restored, parts: the series of durations, received and restored bytes, stalls, by their label.
         keeps, drops: the series of retention's decisions, by their reason.
         failures, verified: the series of wrong bytes by where they were, and of tensors that were read again.
     """
@@ -87,6 +87,18 @@ class Figures:
             "ckptd_received_bytes", "Bytes of ended saves, by the way they came.", ["path"], registry=registry
         )
         self.written = Counter("ckptd_written_bytes", "Bytes of committed saves.", ["store"], registry=registry)
+        self.restored_bytes = Counter(
+            "ckptd_restored_bytes",
+            "Bytes that calls of restore returned, by the way they came, as ranks report it.",
+            ["path"],
+            registry=registry,
+        )
+        self.restore_duration = Histogram(
+            "ckptd_restore_duration_seconds",
+            "How long calls of restore took that succeeded, as ranks report it.",
+            buckets=DURATION_S,
+            registry=registry,
+        )
         self.decisions = Counter(
             "ckptd_retention_decisions",
             "What retention decided of checkpoints, and why: keep at each save, drop when one is deleted.",
@@ -132,6 +144,7 @@ class Figures:
         # Each save and each rank moves several of these: looking them up by label would cost as much as all else.
         self.phases = {phase: self.phase_duration.labels(phase) for phase in PHASES}
         self.paths = {path: self.received.labels(path) for path in PATHS}
+        self.restored = {path: self.restored_bytes.labels(path) for path in (*PATHS, "direct")}
         self.parts = {part: self.stall.labels(part) for part in PARTS}
         self.written.labels(self.store)
         self.keeps = {reason: self.decisions.labels("keep", reason) for reason in KEPT}

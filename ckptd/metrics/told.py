@@ -31,6 +31,7 @@ class ToldFigures:
             "refusal": self._refusal,
             "revoked": self._revoked,
             "stall": self._stall,
+            "restore": self._restore,
         }
 
     def begins(self, entry: JournalEntry) -> None:
@@ -108,6 +109,13 @@ class ToldFigures:
 
     def _revoked(self, entry: JournalEntry) -> None:
         self._figures.denied.labels("revoked").inc()
+
+    def _restore(self, entry: JournalEntry) -> None:
+        if entry.measured is not None:
+            measured = entry.measured()
+            self._figures.restore_duration.observe(measured.seconds)
+            for path, size_bytes in measured.received_bytes.items():
+                self._figures.restored[path].inc(size_bytes)
 
     def _stall(self, entry: JournalEntry) -> None:
         if entry.measured is not None:

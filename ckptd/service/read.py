@@ -21,10 +21,11 @@ from ckptd.service.calls import Call
 from ckptd.service.flow import Budgets
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
+from ckptd.service.recorder import Recorder
 from ckptd.service.save import Host
 from ckptd.storage.base import Objects, ObjectStat
 from ckptd.storage.capabilities import PooledObjects, SlicePart, ViewedObjects
-from ckptd.wire import chunks, convert
+from ckptd.wire import chunks, convert, restored
 from ckptd.wire.v1 import read_pb2
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def _passed_by(stored: StoredCheckpoints) -> tuple[str, ...]:
 class ReadService:
     """Behaviours of `ReadService`."""
 
-    def __init__(self, coordinator: Engine, host: Host, pools: Pools, flow: Budgets) -> None:
-        self._coordinator = coordinator
+    def __init__(self, coordinator: Engine, host: Host, pools: Pools, flow: Budgets, recorder: Recorder) -> None:
+        self._coordinator, self._recorder = coordinator, recorder
         self._host = host
         self._pools = pools
         self._flow = flow
@@ -184,6 +185,12 @@ class ReadService:
             _reader_of(call, run),
         )
         return read_pb2.AgreeReply(agreement=_AGREEMENTS[agreement], missing=missing)
+
+    async def restored(self, request: read_pb2.RestoredRequest, call: Call) -> read_pb2.RestoredReply:
+        """Note what a process has restored."""
+        run, measured = convert.run_from_wire(request.run), restored.from_wire(request)
+        self._recorder.measured("restore", run, measured)
+        return read_pb2.RestoredReply()
 
     async def _settle(self, run: str) -> None:
         """Wait a moment for saves whose processes have died, but whose bytes are all here."""

@@ -112,6 +112,7 @@ ROWS: dict[str, Row] = {
             "List": _relayed(_on_run(Right.READ)),
             "Read": _read,
             "CheckDamage": _relayed(_on_run(Right.READ)),
+            "Restored": _on_run(Right.READ),
             "Agree": _relayed(_on_run(Right.READ)),  # readers among themselves: see `engine.saves.restores`
         },
     ),

@@ -177,7 +177,7 @@ class Server:
         self._agents = AgentService(hosts, self._pools, openings, self._recorder, self._ending, self._allowances)
         behaviours = _behaviours(
             save,
-            ReadService(coordinator, host, self._pools, flow),
+            ReadService(coordinator, host, self._pools, flow, self._recorder),
             WatchService(self.hub, self._pools, openings, self._allowances, self._ending, meter),
             self._admin,
             self._agents,
@@ -397,6 +397,7 @@ def _behaviours(
                 "Read": read.read,
                 "CheckDamage": read.check_damage,
                 "Agree": read.agree,
+                "Restored": read.restored,
             },
         ),
         (methods.WATCH, {"Watch": watch.watch}),

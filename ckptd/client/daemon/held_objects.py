@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,11 +73,15 @@ class HeldObjects:
     Memory is read once the index, read by `get`, has turned out to be that of the save which the memory holds.
     What a worker overwrites meanwhile, for its next save, is noticed and read from the store, and so is what was
     deleted meanwhile. `NotFoundError` says that another checkpoint has taken its place there, or none.
+
+    Attributes:
+        held_bytes: how much was read from memory so far.
     """
 
     def __init__(self, objects: Objects, offer: Offer) -> None:
         self._objects = objects
         self._offer = offer
+        self.held_bytes, self._counting = 0, threading.Lock()
         self._index: SeenIndex | None = None  # once it is known to be the save's
         # Used with every piece, and counting processors means reading a file.
         self._access = AccessPattern(num_readers=os.cpu_count() or 1, gap_bytes=objects.access.gap_bytes)
@@ -168,6 +173,8 @@ class HeldObjects:
             size = min(len(into), runs[number].end - offset)
             crc = runs[number].copy(offset, into[:size]) if self._offer.is_alive() else None
             if crc is not None:
+                with self._counting:
+                    self.held_bytes += size
                 return size, crc
             is_lost = True
         else:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import grpc
 
 from ckptd.client.daemon.connection import Connection
+from ckptd.client.daemon.held_objects import HeldObjects
+from ckptd.client.daemon.remote_objects import RemoteObjects
 from ckptd.client.daemon.watching import DaemonWatch
 from ckptd.client.saving.transport import Located, RestoreCall
 from ckptd.client.watch import Source
@@ -16,6 +20,7 @@ from ckptd.engine.log import warn_once
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.saves.starts import Agreement
 from ckptd.engine.series import NamedStep, name_of, of_name
+from ckptd.errors import CkptdError
 from ckptd.format.names import ANY_NAME, prefix_for
 from ckptd.storage.base import Objects
 from ckptd.wire import convert
@@ -24,6 +29,7 @@ from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, watch_pb2
 Naming = TypeVar("Naming", admin_pb2.PinRequest, admin_pb2.DeleteRequest, admin_pb2.UndeleteRequest)
 
 _MOST_REASON = 255
+_TELL_S = 10.0
 _AGREEMENTS = {
     read_pb2.AGREEMENT_WAITING: Agreement.WAITING,
     read_pb2.AGREEMENT_AGREED: Agreement.AGREED,
@@ -36,6 +42,7 @@ class RemoteCatalog:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._telling: deque[object] = deque(maxlen=8)  # gRPC cancels a call that nothing refers to
 
     def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
         """See `RunCatalog.latest`."""
@@ -73,6 +80,24 @@ class RemoteCatalog:
             self.latest(ANY_NAME)  # tells the root
         assert self.connection.objects is not None
         return self.connection.seat().arenas.objects(key, self.connection.objects)
+
+    def tell_restored(self, objects: Objects, size_bytes: int, seconds: float) -> None:
+        """See `RunCatalog.tell_restored`. An older daemon does not know the call."""
+        held, below = 0, objects
+        if isinstance(objects, HeldObjects):
+            held, below = min(objects.held_bytes, size_bytes), objects.beneath
+        is_sent = isinstance(below, RemoteObjects)
+        with suppress(CkptdError, ValueError):  # it is closed
+            seat = self.connection.seat()
+            request = read_pb2.RestoredRequest(
+                peer=seat.peer,
+                run=self.connection.run,
+                seconds=seconds,
+                shm_bytes=held,
+                grpc_bytes=size_bytes - held if is_sent else 0,
+                direct_bytes=0 if is_sent else size_bytes - held,
+            )
+            self._telling.append(seat.read.Restored.future(request, timeout=_TELL_S))
 
     def news(self, name: str) -> Source:
         """See `RunCatalog.news`. It raises `UnavailableError` once the daemon was away for `timeout_s`."""

@@ -22,6 +22,9 @@ class DirectCatalog:
     def __init__(self, connection: DirectConnection) -> None:
         self._connection = connection
 
+    def tell_restored(self, objects: Objects, size_bytes: int, seconds: float) -> None:
+        """See `RunCatalog.tell_restored`. There is no daemon."""
+
     def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
         """See `RunCatalog.latest`. The first call repairs what a crash left, if no process works on the run."""
         connection = self._connection

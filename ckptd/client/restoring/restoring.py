@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,17 +51,26 @@ def restore(
     draws how far it is.
     """
 
-    reads = 0
+    reads, began_at = 0, time.monotonic()
+    read_from: Objects | None = None
 
     def read(located: Located, is_afresh: bool = False) -> dict[str, Array]:
-        nonlocal reads
+        nonlocal reads, read_from
         reads += 1
-        return _read(catalog, located.key, names, slices, into, by_many, is_afresh, progress)
+        read_from = _objects(catalog, located.key, by_many)
+        if is_afresh:
+            read_from = beneath(read_from)  # the copy in memory may be the damaged one
+        return _read(read_from, located.key, names, slices, into, progress)
 
     try:
         if step is not None:
-            return _read_step(catalog, run, name, step, read, restored)
-        return restore_newest(catalog, run, name, read, restored, falls_back=falls_back, together_s=together_s)
+            arrays = _read_step(catalog, run, name, step, read, restored)
+        else:
+            arrays = restore_newest(catalog, run, name, read, restored, falls_back=falls_back, together_s=together_s)
+        if read_from is not None:
+            size_bytes = sum(array.nbytes for array in arrays.values())
+            catalog.tell_restored(read_from, size_bytes, time.monotonic() - began_at)
+        return arrays
     except CkptdError as error:
         # A wrong request is refused before the first byte moves, and the first read looks for every name.
         if (
@@ -147,18 +157,13 @@ def _locate_named(catalog: RunCatalog, run: str, base: str) -> Located:
 
 
 def _read(
-    catalog: RunCatalog,
+    objects: Objects,
     key: str,
     names: Sequence[str] | Mapping[str, str] | None,
     slices: Boxes | None,
     into: Mapping[str, Array] | None,
-    by_many: bool,
-    is_afresh: bool,
     progress: RestoreBar | None,
 ) -> dict[str, Array]:
-    objects = _objects(catalog, key, by_many)
-    if is_afresh:
-        objects = beneath(objects)  # the copy in memory may be the damaged one
     # Not every box is summed: only the index tells whether they are still of the checkpoint that was opened.
     bundle = Bundle.open_guarded(objects, key) if slices else Bundle.open(objects, key)
     bundle.progress = progress

@@ -139,6 +139,9 @@ class SaveTransport(Protocol):
 class RunCatalog(Protocol):
     """Finds, reads and manages the checkpoints of a run. Methods may be called from any thread, several at a time."""
 
+    def tell_restored(self, objects: Objects, size_bytes: int, seconds: float) -> None:
+        """Tell a daemon, for its figures, that so much was restored from `objects`. Never waits, never raises."""
+
     def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
         """Return the newest complete checkpoint of the run that `name` means; see `ckptd.engine.series`.
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from ckptd.wire.v1 import common_pb2 as ckptd_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63kptd/wire/v1/read.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\"K\n\tRestoring\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x12\n\nworld_size\x18\x03 \x01(\x05\x12\x10\n\x08together\x18\x04 \x01(\x08\"\xd3\x01\n\x12\x43heckDamageRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0f\n\x07save_id\x18\x04 \x01(\t\x12\x12\n\nobject_key\x18\x05 \x01(\t\x12\x13\n\x06offset\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12+\n\trestoring\x18\x08 \x01(\x0b\x32\x18.ckptd.wire.v1.RestoringB\t\n\x07_offset\"]\n\x10\x43heckDamageReply\x12\x11\n\tconfirmed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0elisted_no_more\x18\x03 \x01(\x08\x12\x0e\n\x06others\x18\x04 \x01(\t\"\x98\x01\n\x0c\x41greeRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12+\n\trestoring\x18\x04 \x01(\x0b\x32\x18.ckptd.wire.v1.Restoring\x12\x0e\n\x06prefix\x18\x05 \x01(\t\x12\r\n\x05whole\x18\x06 \x01(\x08\"J\n\nAgreeReply\x12+\n\tagreement\x18\x01 \x01(\x0e\x32\x18.ckptd.wire.v1.Agreement\x12\x0f\n\x07missing\x18\x02 \x01(\t\"z\n\rLatestRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12+\n\trestoring\x18\x04 \x01(\x0b\x32\x18.ckptd.wire.v1.Restoring\"\x9a\x01\n\x0bLatestReply\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12*\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\x12\x11\n\tpassed_by\x18\x05 \x03(\t\"=\n\x0bListRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\"\x86\x01\n\tListReply\x12.\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12*\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\"\xfb\x01\n\x0bReadRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x11\n\tfor_agent\x18\x05 \x01(\x08\x12\x11\n\theld_save\x18\x07 \x01(\t\x12\x11\n\toriginals\x18\x06 \x01(\x08\x12(\n\x04then\x18\x08 \x03(\x0b\x32\x1a.ckptd.wire.v1.ObjectRange\x12(\n\x06slices\x18\t \x03(\x0b\x32\x18.ckptd.wire.v1.SlicePart\x12\x11\n\tnum_ranks\x18\n \x01(\x05\"O\n\tSlicePart\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\x07\x12\x14\n\x0cwanted_bytes\x18\x04 \x01(\x03\"8\n\x0bObjectRange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"T\n\tReadReply\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0bobject_size\x18\x02 \x01(\x03\x12\x13\n\x0bmodified_at\x18\x03 \x01(\x01\x12\x0f\n\x07version\x18\x04 \x01(\t*j\n\tAgreement\x12\x19\n\x15\x41GREEMENT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41GREEMENT_WAITING\x10\x01\x12\x14\n\x10\x41GREEMENT_AGREED\x10\x02\x12\x15\n\x11\x41GREEMENT_GO_BACK\x10\x03\x32\xe3\x02\n\x0bReadService\x12\x42\n\x06Latest\x12\x1c.ckptd.wire.v1.LatestRequest\x1a\x1a.ckptd.wire.v1.LatestReply\x12<\n\x04List\x12\x1a.ckptd.wire.v1.ListRequest\x1a\x18.ckptd.wire.v1.ListReply\x12>\n\x04Read\x12\x1a.ckptd.wire.v1.ReadRequest\x1a\x18.ckptd.wire.v1.ReadReply0\x01\x12Q\n\x0b\x43heckDamage\x12!.ckptd.wire.v1.CheckDamageRequest\x1a\x1f.ckptd.wire.v1.CheckDamageReply\x12?\n\x05\x41gree\x12\x1b.ckptd.wire.v1.AgreeRequest\x1a\x19.ckptd.wire.v1.AgreeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63kptd/wire/v1/read.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\"K\n\tRestoring\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x12\n\nworld_size\x18\x03 \x01(\x05\x12\x10\n\x08together\x18\x04 \x01(\x08\"\xd3\x01\n\x12\x43heckDamageRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0f\n\x07save_id\x18\x04 \x01(\t\x12\x12\n\nobject_key\x18\x05 \x01(\t\x12\x13\n\x06offset\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12+\n\trestoring\x18\x08 \x01(\x0b\x32\x18.ckptd.wire.v1.RestoringB\t\n\x07_offset\"]\n\x10\x43heckDamageReply\x12\x11\n\tconfirmed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0elisted_no_more\x18\x03 \x01(\x08\x12\x0e\n\x06others\x18\x04 \x01(\t\"\x98\x01\n\x0c\x41greeRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12+\n\trestoring\x18\x04 \x01(\x0b\x32\x18.ckptd.wire.v1.Restoring\x12\x0e\n\x06prefix\x18\x05 \x01(\t\x12\r\n\x05whole\x18\x06 \x01(\x08\"J\n\nAgreeReply\x12+\n\tagreement\x18\x01 \x01(\x0e\x32\x18.ckptd.wire.v1.Agreement\x12\x0f\n\x07missing\x18\x02 \x01(\t\"\x8f\x01\n\x0fRestoredRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x11\n\tshm_bytes\x18\x04 \x01(\x03\x12\x12\n\ngrpc_bytes\x18\x05 \x01(\x03\x12\x14\n\x0c\x64irect_bytes\x18\x06 \x01(\x03\"\x0f\n\rRestoredReply\"z\n\rLatestRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12+\n\trestoring\x18\x04 \x01(\x0b\x32\x18.ckptd.wire.v1.Restoring\"\x9a\x01\n\x0bLatestReply\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12*\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\x12\x11\n\tpassed_by\x18\x05 \x03(\t\"=\n\x0bListRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\"\x86\x01\n\tListReply\x12.\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12*\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\"\xfb\x01\n\x0bReadRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x11\n\tfor_agent\x18\x05 \x01(\x08\x12\x11\n\theld_save\x18\x07 \x01(\t\x12\x11\n\toriginals\x18\x06 \x01(\x08\x12(\n\x04then\x18\x08 \x03(\x0b\x32\x1a.ckptd.wire.v1.ObjectRange\x12(\n\x06slices\x18\t \x03(\x0b\x32\x18.ckptd.wire.v1.SlicePart\x12\x11\n\tnum_ranks\x18\n \x01(\x05\"O\n\tSlicePart\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\x07\x12\x14\n\x0cwanted_bytes\x18\x04 \x01(\x03\"8\n\x0bObjectRange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"T\n\tReadReply\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0bobject_size\x18\x02 \x01(\x03\x12\x13\n\x0bmodified_at\x18\x03 \x01(\x01\x12\x0f\n\x07version\x18\x04 \x01(\t*j\n\tAgreement\x12\x19\n\x15\x41GREEMENT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41GREEMENT_WAITING\x10\x01\x12\x14\n\x10\x41GREEMENT_AGREED\x10\x02\x12\x15\n\x11\x41GREEMENT_GO_BACK\x10\x03\x32\xad\x03\n\x0bReadService\x12\x42\n\x06Latest\x12\x1c.ckptd.wire.v1.LatestRequest\x1a\x1a.ckptd.wire.v1.LatestReply\x12<\n\x04List\x12\x1a.ckptd.wire.v1.ListRequest\x1a\x18.ckptd.wire.v1.ListReply\x12>\n\x04Read\x12\x1a.ckptd.wire.v1.ReadRequest\x1a\x18.ckptd.wire.v1.ReadReply0\x01\x12Q\n\x0b\x43heckDamage\x12!.ckptd.wire.v1.CheckDamageRequest\x1a\x1f.ckptd.wire.v1.CheckDamageReply\x12?\n\x05\x41gree\x12\x1b.ckptd.wire.v1.AgreeRequest\x1a\x19.ckptd.wire.v1.AgreeReply\x12H\n\x08Restored\x12\x1e.ckptd.wire.v1.RestoredRequest\x1a\x1c.ckptd.wire.v1.RestoredReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ckptd.wire.v1.read_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AGREEMENT']._serialized_start=1648
-  _globals['_AGREEMENT']._serialized_end=1754
+  _globals['_AGREEMENT']._serialized_start=1811
+  _globals['_AGREEMENT']._serialized_end=1917
   _globals['_RESTORING']._serialized_start=71
   _globals['_RESTORING']._serialized_end=146
   _globals['_CHECKDAMAGEREQUEST']._serialized_start=149
@@ -44,22 +44,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGREEREQUEST']._serialized_end=610
   _globals['_AGREEREPLY']._serialized_start=612
   _globals['_AGREEREPLY']._serialized_end=686
-  _globals['_LATESTREQUEST']._serialized_start=688
-  _globals['_LATESTREQUEST']._serialized_end=810
-  _globals['_LATESTREPLY']._serialized_start=813
-  _globals['_LATESTREPLY']._serialized_end=967
-  _globals['_LISTREQUEST']._serialized_start=969
-  _globals['_LISTREQUEST']._serialized_end=1030
-  _globals['_LISTREPLY']._serialized_start=1033
-  _globals['_LISTREPLY']._serialized_end=1167
-  _globals['_READREQUEST']._serialized_start=1170
-  _globals['_READREQUEST']._serialized_end=1421
-  _globals['_SLICEPART']._serialized_start=1423
-  _globals['_SLICEPART']._serialized_end=1502
-  _globals['_OBJECTRANGE']._serialized_start=1504
-  _globals['_OBJECTRANGE']._serialized_end=1560
-  _globals['_READREPLY']._serialized_start=1562
-  _globals['_READREPLY']._serialized_end=1646
-  _globals['_READSERVICE']._serialized_start=1757
-  _globals['_READSERVICE']._serialized_end=2112
+  _globals['_RESTOREDREQUEST']._serialized_start=689
+  _globals['_RESTOREDREQUEST']._serialized_end=832
+  _globals['_RESTOREDREPLY']._serialized_start=834
+  _globals['_RESTOREDREPLY']._serialized_end=849
+  _globals['_LATESTREQUEST']._serialized_start=851
+  _globals['_LATESTREQUEST']._serialized_end=973
+  _globals['_LATESTREPLY']._serialized_start=976
+  _globals['_LATESTREPLY']._serialized_end=1130
+  _globals['_LISTREQUEST']._serialized_start=1132
+  _globals['_LISTREQUEST']._serialized_end=1193
+  _globals['_LISTREPLY']._serialized_start=1196
+  _globals['_LISTREPLY']._serialized_end=1330
+  _globals['_READREQUEST']._serialized_start=1333
+  _globals['_READREQUEST']._serialized_end=1584
+  _globals['_SLICEPART']._serialized_start=1586
+  _globals['_SLICEPART']._serialized_end=1665
+  _globals['_OBJECTRANGE']._serialized_start=1667
+  _globals['_OBJECTRANGE']._serialized_end=1723
+  _globals['_READREPLY']._serialized_start=1725
+  _globals['_READREPLY']._serialized_end=1809
+  _globals['_READSERVICE']._serialized_start=1920
+  _globals['_READSERVICE']._serialized_end=2349
 # @@protoc_insertion_point(module_scope)

@@ -87,6 +87,26 @@ class AgreeReply(_message.Message):
     missing: str
     def __init__(self, agreement: _Optional[_Union[Agreement, str]] = ..., missing: _Optional[str] = ...) -> None: ...
 
+class RestoredRequest(_message.Message):
+    __slots__ = ("peer", "run", "seconds", "shm_bytes", "grpc_bytes", "direct_bytes")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SHM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GRPC_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    seconds: float
+    shm_bytes: int
+    grpc_bytes: int
+    direct_bytes: int
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., seconds: _Optional[float] = ..., shm_bytes: _Optional[int] = ..., grpc_bytes: _Optional[int] = ..., direct_bytes: _Optional[int] = ...) -> None: ...
+
+class RestoredReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class LatestRequest(_message.Message):
     __slots__ = ("peer", "run", "name", "restoring")
     PEER_FIELD_NUMBER: _ClassVar[int]

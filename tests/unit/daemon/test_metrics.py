@@ -201,6 +201,28 @@ def test_what_streams_wait_for_and_what_watchers_and_readers_are_sent(serve, mon
     eventually(lambda: figures(daemon)[("watchers",)] == 0, daemon.log.read_text)
 
 
+def test_what_ranks_restore_by_the_way_it_came(serve, monkeypatch):
+    daemon = serve("--http", "127.0.0.1:0").ready()
+
+    def restored():
+        return {key[1]: value for key, value in figures(daemon).items() if key[0] == "restored_bytes_total"}
+
+    assert restored() == {"shm": 0, "grpc": 0, "direct": 0}
+    with Checkpointer(daemon.listening[0], "runs/a", rank=0, world_size=1) as ckpt:
+        save(ckpt, 1)
+        save(ckpt, 2)
+        ckpt.restore(step=2)
+        eventually(lambda: sum(restored().values()) == 4000, daemon.log.read_text)
+    monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
+    (daemon.root / ".ckptd" / "id").unlink()  # it tells a client that it sees the daemon's own root
+    with Checkpointer(daemon.listening[0], "runs/a", rank=0, world_size=1) as again:
+        again.restore(step=1)
+        eventually(lambda: restored()["grpc"] == 4000, lambda: str(restored()))
+    now = figures(daemon)
+    assert now[("restore_duration_seconds_count",)] == 2
+    assert now[("restore_duration_seconds_sum",)] > 0
+
+
 def test_what_a_daemon_exports_is_what_the_page_of_metrics_says(serve):
     daemon = serve("--http", "127.0.0.1:0").ready()
     with Checkpointer(daemon.listening[0], "runs/a", rank=0, world_size=1) as ckpt:
