@@ -65,7 +65,7 @@ _READING = {
     for each in methods.ALL
     # CheckDamage may put a checkpoint in quarantine: the engine tells of that.
     if each.name
-    in {"Latest", "List", "Read", "CheckDamage", "Agree", "Watch", "Status", "History", "OpenPage", "Await"}
+    in {"Latest", "List", "Read", "CheckDamage", "Agree", "Watch", "Status", "History", "OpenPage", "Await", "Restored"}
 }
 
 
