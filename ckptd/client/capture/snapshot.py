@@ -16,6 +16,7 @@ from ckptd.client.capture.memory_layout import Placement, place
 from ckptd.client.capture.summing import NUM_SUMMERS, Sums, sum_parts
 from ckptd.engine.layout import Lane
 from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
+from ckptd.latch import Latch
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -46,7 +47,7 @@ class Snapshot:
         self._is_begun = False  # to be captured
         self._is_captured = False
         self._failure: BaseException | None = None
-        self._is_settled = threading.Event()
+        self._is_settled = Latch()
 
     @classmethod
     def take(cls, arrays: Mapping[str, Any], pool: RoomPool) -> Snapshot:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from concurrent.futures import Future
 
 import numpy as np
@@ -15,6 +14,7 @@ from ckptd.client.deadline import Deadline
 from ckptd.engine.identity import Declaration
 from ckptd.engine.lanes.capture import Capture
 from ckptd.errors import CkptdError
+from ckptd.latch import Latch
 from ckptd.wire.v1 import arena_pb2
 
 _log = logging.getLogger("ckptd.client")
@@ -29,7 +29,7 @@ class ArenaHandover:
         self._link = link
         self._declaration = declaration
         self._begun = begun
-        self._is_over = threading.Event()  # there is nothing more to send
+        self._is_over = Latch()  # there is nothing more to send
 
     def seal(self, sums: NDArray[np.uint32] | None) -> None:
         """See `Handover`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
+
+from ckptd.latch import Latch
 
 WAITING, PREPARING, COPYING, DECLARING = "waiting", "preparing", "copying", "declaring"
 
@@ -21,7 +22,7 @@ class Stall:
         self.began = time.monotonic()
         self._part, self._since = WAITING, self.began
         self._seconds = dict.fromkeys((WAITING, PREPARING, COPYING, DECLARING), 0.0)
-        self._has_ended = threading.Event()
+        self._has_ended = Latch()
 
     def goes_on_with(self, part: str) -> None:
         """Say what the call does from now on."""

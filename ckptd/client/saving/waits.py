@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from ckptd.latch import Latch
+
 NOTICE_S = 30.0
 
 Tell = Callable[[str, float], None]
@@ -28,7 +30,7 @@ class _Wait:
         self._caller = caller
         self._tell = tell
         self._began = time.monotonic()
-        self._is_over = threading.Event()
+        self._is_over = Latch()
 
     def run(self) -> None:
         while not self._is_over.wait(NOTICE_S):

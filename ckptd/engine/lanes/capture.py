@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ckptd.engine.layout import Column
 from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.latch import Latch
 
 LONG_BYTES = 64 << 20
 """A rank that captures less has done so within milliseconds: nothing needs to wait for it."""
@@ -109,8 +110,8 @@ class Capture:
         self._on_end = on_end
         self._lock = threading.Lock()
         self._is_sealed = False
-        self._is_settled = threading.Event()  # sealed, or failed
-        self._is_summed = threading.Event()  # or failed
+        self._is_settled = Latch()  # sealed, or failed
+        self._is_summed = Latch()  # or failed
         self._sums: NDArray[np.uint32] | None = None
         self._error: CkptdError | None = None
         self._has_ended = False
