@@ -55,7 +55,7 @@ class World:
 @pytest.fixture
 def put_disk(monkeypatch):
     def put(disk):
-        seams.STORE_OF_DIRECTORY.put(monkeypatch, lambda root, **options: LocalStore(root, disk=disk, **options))
+        seams.STORE_OF_DIRECTORY.put(monkeypatch, lambda root, **options: LocalStore(root, **{**options, "disk": disk}))
 
     return put
 

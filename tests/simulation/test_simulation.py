@@ -65,7 +65,7 @@ def test_a_seed_replays_to_the_same_trace() -> None:
 def test_a_rule_that_is_taken_out_is_missed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cast = MUTANTS[name](monkeypatch)
     with pytest.raises(BrokenPromiseError):
-        for seed in range(12):
+        for seed in (21, *range(12)):
             Life(seed, 3, num_saves=40, cast=cast).run()
 
 

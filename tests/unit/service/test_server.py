@@ -13,6 +13,7 @@ from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, 
 from ckptd.service.exposure import check_exposure
 from ckptd.service.flow import Limits
 from ckptd.service.gate import Access
+from ckptd.service.refusal_log import RefusalLog
 from ckptd.service.server import ServerOptions
 from ckptd.wire import addresses, chunks, methods, status, versions
 from ckptd.wire.channels import open_channel
@@ -104,7 +105,8 @@ def unlimited_channel(served, compression):
     )
 
 
-def test_a_bug_is_told_by_its_type_only_and_the_daemon_lives_on(served, caplog):
+def test_a_bug_is_told_by_its_type_only_and_the_daemon_lives_on(served, caplog, monkeypatch):
+    seams.REFUSAL_LOG.put(monkeypatch, RefusalLog())  # tests before this one may have used up the lines of this host
     served.coordinator.latest = lambda run, name: {}["secret detail"]
     stub = served.stub(methods.READ)
     error = caught(lambda: stub.Latest(methods.READ["Latest"].request_type(run="runs/a"), timeout=WAIT_S))

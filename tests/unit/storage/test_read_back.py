@@ -65,7 +65,7 @@ def test_what_is_not_on_the_disk_is_not_acknowledged(tmp_path, size, has_direct,
 @pytest.mark.parametrize("lost", ["model.ckpt-2.index", ".checkpoint.", ".json"])
 def test_a_save_whose_index_is_not_on_the_disk_fails_and_the_latest_stays(tmp_path, lost, monkeypatch):
     disk = LyingDisk("nothing")
-    seams.STORE_OF_DIRECTORY.put(monkeypatch, lambda root, **options: LocalStore(root, disk=disk, **options))
+    seams.STORE_OF_DIRECTORY.put(monkeypatch, lambda root, **options: LocalStore(root, **{**options, "disk": disk}))
     arrays = {"w": np.arange(1000.0)}
     with ckptd.Checkpointer(str(tmp_path / "root"), "r", rank=0, world_size=1, timeout_s=BOUND_S) as ckpt:
         ckpt.save(1, arrays).result(BOUND_S)
