@@ -43,7 +43,7 @@ class Bars:
         """Draw with tqdm's class for this program; see `bars`."""
         self._bar = bar
         is_notebook = any("notebook" in each.__module__ for each in bar.__mro__)
-        self._draws = is_notebook or sys.stderr.isatty()
+        self._draws = is_notebook or _is_terminal(sys.stderr)
 
     def draw(self, label: str, total_bytes: int) -> _Drawn:
         """Begin a bar, or lines."""
@@ -96,7 +96,7 @@ class RestoreBar:
 
     def __call__(self, done_bytes: int, total_bytes: int, /) -> None:
         """Draw that so much is done; at 0 a new read begins."""
-        with self._lock:
+        with self._lock, suppress(Exception):  # stderr may be closed, or another program's: the restore goes on
             if done_bytes >= total_bytes:
                 self._end()
                 return
@@ -114,7 +114,8 @@ class RestoreBar:
     def _end(self) -> None:
         drawn, self._drawn = self._drawn, None
         if drawn is not None:
-            drawn.close()
+            with suppress(Exception):
+                drawn.close()
 
 
 class _WatchedSave:
@@ -127,6 +128,10 @@ class _WatchedSave:
         self._save = save
 
     def run(self) -> None:
+        with suppress(Exception):  # stderr may be closed, or another program's: the save goes on
+            self._draw()
+
+    def _draw(self) -> None:
         drawn: _Drawn | None = None
         try:
             while not self.over.wait(_LOOK_EVERY_S):
@@ -141,6 +146,14 @@ class _WatchedSave:
         finally:
             if drawn is not None:
                 drawn.close()
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Say whether it is one; a program may have no stderr, or put something else in its place."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
 
 
 def _told(far: SaveProgress) -> str:

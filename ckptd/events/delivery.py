@@ -39,6 +39,7 @@ class _Delivery:
         self._waiting: deque[_Item] = deque()
         self._thread: threading.Thread | None = None
         self._is_busy = False
+        self._busy_since = 0.0
         self._num_lost = 0
         self._failed: set[int] = set()
 
@@ -60,10 +61,11 @@ class _Delivery:
             self._changed.notify_all()
 
     def drain(self, patience_s: float) -> None:
-        deadline = time.monotonic() + patience_s
+        began = time.monotonic()
         with self._lock:
             while (self._waiting or self._is_busy) and self._thread not in (None, threading.current_thread()):
-                left_s = deadline - time.monotonic()
+                # One that hangs is waited for once, however many Checkpointers are closed meanwhile.
+                left_s = min(began, self._busy_since if self._is_busy else began) + patience_s - time.monotonic()
                 if left_s <= 0:
                     _log.warning("on_event has not returned within %.0f s, and is not waited for", patience_s)
                     return
@@ -77,7 +79,7 @@ class _Delivery:
                 while not self._waiting:
                     self._changed.wait()
                 receivers, make = self._waiting.popleft()
-                self._is_busy = True
+                self._is_busy, self._busy_since = True, time.monotonic()
                 num_lost, self._num_lost = self._num_lost, 0
             if num_lost:
                 _log.warning("%d events were not told, as on_event did not return", num_lost)
@@ -92,7 +94,7 @@ class _Delivery:
     def _bring(self, receiver: Receiver, event: Event) -> None:
         try:
             receiver(event)
-        except Exception as error:
+        except BaseException as error:  # SystemExit, too: this thread brings all events of the process
             if id(receiver) in self._failed:
                 _log.debug("on_event has failed again: %r", error)
             else:

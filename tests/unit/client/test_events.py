@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -102,6 +103,41 @@ def test_a_receiver_that_raises_is_logged_once_and_called_again(tmp_path, caplog
             checkpointer.save(step, W).result()
     assert [each.step for each in heard] == [1, 2]
     assert len([each for each in caplog.records if "on_event has failed" in each.message]) == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_receiver_that_ends_itself_ends_no_other(tmp_path, error, caplog):
+    heard = []
+
+    def ends(event):
+        raise error
+
+    with ckptd.Checkpointer(tmp_path, "a", on_event=[ends, heard.append]) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, W).result()
+    assert [each.step for each in heard] == [1, 2]
+    assert "on_event has failed" in caplog.text
+
+
+def test_one_that_hangs_is_waited_for_once_however_many_are_closed(tmp_path, monkeypatch):
+    goes_on, hangs = threading.Event(), threading.Event()
+
+    def hang(event):
+        hangs.set()
+        goes_on.wait(240.0)
+
+    try:
+        with ckptd.Checkpointer(tmp_path, "a", on_event=hang) as checkpointer:
+            checkpointer.save(1, W).result()
+            assert hangs.wait(60.0)
+            seams.EVENTS_PATIENCE_S.put(monkeypatch, 0.0)
+        seams.EVENTS_PATIENCE_S.put(monkeypatch, 1.0)
+        began = time.monotonic()
+        for number in range(200):  # 200 s, if each of them waited
+            ckptd.Checkpointer(tmp_path, f"b{number}", on_event=hang).close()
+        assert time.monotonic() - began < 100
+    finally:
+        goes_on.set()
 
 
 def test_a_receiver_that_hangs_holds_up_no_save_and_no_end(tmp_path, monkeypatch, caplog):

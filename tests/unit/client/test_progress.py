@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import struct
@@ -160,3 +161,14 @@ def test_a_read_that_fails_leaves_no_bar():
 )
 def test_the_rank_that_is_furthest_behind_owes_the_largest_part(debts, rank):
     assert furthest_behind(debts) == rank
+
+
+@pytest.mark.parametrize("stderr", [None, object(), "closed"], ids=["none", "something else", "closed"])
+def test_a_program_without_a_stderr_saves_and_restores_all_the_same(tmp_path, monkeypatch, stderr):
+    if stderr == "closed":
+        stderr = io.StringIO()
+        stderr.close()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with ckptd.Checkpointer(tmp_path, "a", progress=True) as checkpointer:
+        checkpointer.save(1, {"w": np.arange(1000.0)}).result()
+        assert (checkpointer.restore()["w"] == np.arange(1000.0)).all()
