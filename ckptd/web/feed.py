@@ -30,7 +30,7 @@ MOST_STREAMS = 128
 EVERY_S = 0.25
 _SHARE = 50.0  # so many times as long as an update took, there is no other
 _BEAT_S = 1.0
-_ADMIT_S = 10.0  # between two looks at whether a visitor may still be here
+_ADMIT_S = 0.5  # between two looks at whether a visitor may still be here
 _AGAIN_MS = 1000
 _TOO_MANY = 503
 
@@ -106,6 +106,12 @@ class Feed:
             yield f"retry: {_AGAIN_MS}\n\n"
             while not self._is_closing:
                 goes_on()  # the last piece was taken
+                # Before anything is sent: a right that was taken away ends the stream within a second.
+                if self._loop.time() - admitted_at > _ADMIT_S:
+                    visitor, admitted_at = await self._look_again(request), self._loop.time()
+                    self._shell.readable(visitor, run)
+                    if visitor.sees_all != key[1]:
+                        break  # it opens another stream, and sees what it may see now
                 for name, part in list(topic.parts.items()):
                     if part.number > number:
                         yield _event(name, part.text)
@@ -115,11 +121,6 @@ class Feed:
                     line = lines[0].number
                     yield _event("log", "".join(self._shell.render("event.html", event=each) for each in lines))
                 yield _event("beat", topic.error, f"{self._life}.{number}.{line}")
-                if self._loop.time() - admitted_at > _ADMIT_S:
-                    visitor, admitted_at = await self._look_again(request), self._loop.time()
-                    self._shell.readable(visitor, run)
-                    if visitor.sees_all != key[1]:
-                        break  # it opens another stream, and sees what it may see now
                 await _within(topic.changed, _BEAT_S)
             yield _event("bye", "the daemon ends" if self._is_closing else "")
         except CkptdError as error:
