@@ -17,6 +17,7 @@ from typing import TextIO
 from rich.console import Console
 
 from ckptd.cli import layout
+from ckptd.engine.wording import describe_span
 from ckptd.errors import readable_size
 from ckptd.printable import printable, printable_json
 
@@ -135,14 +136,7 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
         return f"{seconds * 1e3:.1f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    return describe_span(seconds)
 
 
 def age(then: float, now: float) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 from ckptd.client.process_rank import ProcessRank
 from ckptd.client.saving import end_of_process
-from ckptd.client.saving.completion import Completion
+from ckptd.client.saving.completion import Completion, may_still_be_saved
 from ckptd.client.saving.stall import Stall
 from ckptd.client.saving.transport import SaveRequest
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.errors import CkptdError, InvalidRequestError, UnavailableError
+from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.events import delivery
 from ckptd.events.delivery import Receiver
 from ckptd.events.event import Event, Failed, FellBack, Restored, Saved, Slow
@@ -134,8 +134,7 @@ class Teller:
             self._tell(lambda: self._failed(ended.step, stall, why, at, seconds))
 
     def _failed(self, step: int | None, stall: Stall, error: CkptdError, at: float, after_s: float) -> Failed:
-        # A daemon that did not answer may have all bytes, and may still commit the save.
-        is_open = isinstance(error, UnavailableError) and error.may_have_arrived and not error.is_answer
+        is_open = may_still_be_saved(error)
         return Failed(
             **self._whose, step=step, at=at, error=error, stall=_seconds(stall), after_s=after_s, is_open=is_open
         )

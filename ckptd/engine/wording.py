@@ -15,6 +15,18 @@ def describe_bytes(size: int) -> str:
     return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
+def describe_span(seconds: float) -> str:
+    """Format a span of a second or more with the two figures that matter: ``4.1 s``, ``2 min 5 s``, ``3 h 10 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
 def describe_ranks(ranks: Iterable[int], world_size: int | None = None) -> str:
     """Return ranks as ranges: ``rank 3 of 4``, ``ranks 0-2 and 7 of 8``, or without their number."""
     ordered = sorted(ranks)

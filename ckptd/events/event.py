@@ -52,7 +52,8 @@ class Saved(Event):
         checkpoint: what was saved, by all ranks.
         stall: seconds that the call of `save` made this process wait, by cause: "waiting" for saves before it,
             "preparing", "copying", "declaring".
-        durable_s: seconds from the call until it was durable.
+        durable_s: seconds from the call until it was durable. Less than the stall where that was before the call
+            returned, as with small saves.
     """
 
     kind: ClassVar[str] = "saved"

@@ -12,6 +12,7 @@ from enum import Enum
 from urllib.parse import quote, urlencode
 
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.wording import describe_span
 from ckptd.errors import readable_size
 from ckptd.printable import counted, printable, printable_json
 
@@ -31,14 +32,7 @@ def duration(seconds: float | None) -> str:
         return "–"
     if seconds < 0.9995:
         return f"{seconds * 1e3:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    return describe_span(seconds)
 
 
 def rate(bytes_per_s: float | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ckptd.client.deadline import Deadline
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.errors import CkptdError
+from ckptd.errors import CkptdError, UnavailableError
 
 _RETENTION_S = 600.0  # at most, in the thread of a save that has ended; the end of the program has a bound of its own
 
@@ -28,6 +28,11 @@ class Aftermath(Protocol):
 
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
         """Wait until it is over; `UnavailableError` at the deadline."""
+
+
+def may_still_be_saved(error: CkptdError) -> bool:
+    """Say whether a save that ended with this may be committed yet: a daemon that did not answer may have all bytes."""
+    return isinstance(error, UnavailableError) and error.may_have_arrived and not error.is_answer
 
 
 class Completion:

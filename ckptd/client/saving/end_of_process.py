@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptd.client.deadline import Deadline
-from ckptd.client.saving.completion import Completion
+from ckptd.client.saving.completion import Completion, may_still_be_saved
 from ckptd.errors import CkptdError, UnavailableError
 from ckptd.printable import printable
 
@@ -107,9 +107,7 @@ class _Ending:
             lost = one.pending.take_unseen_error()
             if lost is not None:
                 self.has_lost = True
-                # A daemon that did not answer may have all bytes, and may still commit the save.
-                is_open = isinstance(lost, UnavailableError) and lost.may_have_arrived and not lost.is_answer
-                _say(f"{one} {'may be' if is_open else 'is'} lost: {_in_full(lost)}")
+                _say(f"{one} {'may be' if may_still_be_saved(lost) else 'is'} lost: {_in_full(lost)}")
         for work in list(self._then):
             work()
 

@@ -28,7 +28,8 @@ def test_a_save_and_a_restore_are_told_with_their_numbers(tmp_path):
     assert (type(saved), saved.step, saved.run, saved.rank, saved.world_size) == (Saved, 3, "a", 0, 1)
     assert saved.checkpoint.size_bytes == 8000
     assert set(saved.stall) == {"waiting", "preparing", "copying", "declaring"}
-    assert saved.durable_s >= sum(saved.stall.values()) > 0
+    assert saved.durable_s > 0  # not always longer than the stall: a small save is durable before its call returns
+    assert sum(saved.stall.values()) > 0
     assert (type(restored), restored.step, restored.size_bytes) == (Restored, 3, 8000)
     assert "step 3 of a is saved: 8,000 bytes" in str(saved)
 
